@@ -1,0 +1,133 @@
+"""Every error stabdask raises, in one tree.
+
+Each class is also a standard exception, so callers may catch either. A message says what was found, what
+was expected and what to do next. All are picklable, because they travel from Dask workers to the client.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "BackendUnavailableError",
+    "DamagedStoreError",
+    "InputError",
+    "MemoryBudgetError",
+    "MissingFileError",
+    "MissingKeyError",
+    "OutputError",
+    "RunFailedError",
+    "StabdaskError",
+    "StabdaskWarning",
+    "StoreLockedError",
+    "StoreMismatchError",
+    "UsageError",
+    "near_misses",
+]
+
+
+class StabdaskError(Exception):
+    """Base of every stabdask error; `exit_code` is what the command line returns for it."""
+
+    exit_code = 3
+
+
+class UsageError(StabdaskError, ValueError):
+    """An option has a value that no input could make valid."""
+
+    exit_code = 2
+
+
+class InputError(StabdaskError, ValueError):
+    """Cells or a field that cannot be computed with."""
+
+
+class MissingKeyError(InputError, KeyError):
+    """A layer, column, gene or parameter that the input does not have."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """An input path where nothing is."""
+
+
+class MemoryBudgetError(InputError, MemoryError):
+    """A memory budget too small for the job; the message names the least that works."""
+
+
+class OutputError(StabdaskError, OSError):
+    """The output location cannot be written."""
+
+
+class StoreMismatchError(StabdaskError, FileExistsError):
+    """A store that exists and belongs to another run, or is no stabdask store."""
+
+    exit_code = 5
+
+
+class DamagedStoreError(StabdaskError, ValueError):
+    """A store whose contents contradict its own receipts."""
+
+    exit_code = 5
+
+
+class StoreLockedError(StabdaskError, BlockingIOError):
+    """Another run is writing to the same store."""
+
+    exit_code = 5
+
+
+class BackendUnavailableError(StabdaskError, RuntimeError):
+    """A requested eigensolver backend that this machine does not have."""
+
+    exit_code = 2
+
+
+class RunFailedError(StabdaskError, RuntimeError):
+    """Partitions that could not be finished; what was finished is kept and resumes."""
+
+    exit_code = 1
+
+
+class StabdaskWarning(UserWarning):
+    """Something a careful reader would want to know, though the result is right."""
+
+
+def near_misses(name: str, options: Iterable[str], *, noun: str = "options") -> str:
+    """Return a sentence suggesting what `name` may have meant.
+
+    Parameters
+    ----------
+    name
+        What was asked for.
+    options
+        What exists.
+    noun
+        Plural word for the options, used when nothing is close.
+
+    Returns
+    -------
+    str
+        ``"did you mean 'M_t'?"`` when something is close, else a listing of what exists.
+
+    Examples
+    --------
+    >>> near_misses("Mt", ["M_t", "velocity"])
+    "did you mean 'M_t'?"
+    >>> near_misses("zzz", ["M_t", "velocity"], noun="layers")
+    "layers present: 'M_t', 'velocity'"
+    """
+    known = [str(option) for option in options]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    folded = [option for option in known if option.casefold() == name.casefold()]
+    close = list(dict.fromkeys(folded + close))
+    if close:
+        return "did you mean " + " or ".join(repr(option) for option in close) + "?"
+    if not known:
+        return f"there are no {noun}"
+    shown = ", ".join(repr(option) for option in known[:8])
+    more = f" and {len(known) - 8:,} more" if len(known) > 8 else ""
+    return f"{noun} present: {shown}{more}"

@@ -1,0 +1,172 @@
+"""What every velocity field offers to the rest of the program: linearizations made of cores and lifts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.errors import MissingKeyError, near_misses
+
+__all__ = ["Array", "Field", "Linearization"]
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+
+class Linearization(ABC):
+    """The Jacobians of some cells of one cluster, never formed.
+
+    A Jacobian is its core (a small matrix) plus known remaining eigenvalues, and a lift that turns vectors
+    of the core into vectors over genes. Everything downstream sees only this.
+    """
+
+    active: npt.NDArray[np.bool_]
+    """``(cell, regulator)``: which of the field's regulators span the core of each cell."""
+
+    @property
+    def sizes(self) -> npt.NDArray[np.intp]:
+        """Order of the core of each cell, ``(cell,)``."""
+        return self.active.sum(axis=1)
+
+    @abstractmethod
+    def cores(self, cells: Index) -> Array:
+        """Return the cores of `cells`, ``(len(cells), k, k)`` with k the largest of their sizes; zero-padded."""
+
+    @abstractmethod
+    def lift_right(
+        self, cells: Index, values: npt.NDArray[Any], vectors: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Turn right eigenvectors of cores into right eigenvectors of Jacobians.
+
+        Parameters
+        ----------
+        cells
+            Rows of this linearization.
+        values
+            ``(len(cells), mode)`` eigenvalues.
+        vectors
+            ``(len(cells), mode, k)``.
+
+        Returns
+        -------
+        lifted
+            ``(len(cells), mode, gene)``, not normalised.
+        degenerate
+            ``(len(cells),)``: an eigenvalue of the core coincides with a remaining one, and the Jacobian has
+            no eigenvector with that part in the core.
+        """
+
+    @abstractmethod
+    def lift_left(self, cells: Index, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Turn left eigenvectors of cores into left eigenvectors of Jacobians, ``(cell, mode, gene)``."""
+
+    @abstractmethod
+    def rest_leading(self) -> Array:
+        """Return the two largest eigenvalues outside the core, ``(cell, 2)``; -inf where there are none."""
+
+    @abstractmethod
+    def rest_counts(self, tolerance: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Return how many eigenvalues outside the core are above `tolerance` and below minus it."""
+
+    @abstractmethod
+    def trace(self) -> Array:
+        """Return the trace of each Jacobian, ``(cell,)``."""
+
+    @abstractmethod
+    def rotational_norm(self) -> Array:
+        """Return the Frobenius norm of the antisymmetric part of each Jacobian, ``(cell,)``."""
+
+    @abstractmethod
+    def speed(self) -> Array:
+        """Return the norm of the velocity, ``(cell,)``."""
+
+    @abstractmethod
+    def elements(self, effectors: Index, regulators: Index) -> Array:
+        """Return ``J[effectors[p], regulators[p]]`` for each pair of genes p, ``(cell, pair)``."""
+
+    @abstractmethod
+    def near_switch_count(self) -> npt.NDArray[np.intp]:
+        """Return how many regulators of each cell lie at a jump of the Jacobian, ``(cell,)``."""
+
+
+class Field(ABC):
+    """A fitted velocity field: genes, clusters, regulators and the Jacobian at any expression."""
+
+    kind: ClassVar[str]
+    """Name of the kind of field in a saved model."""
+
+    genes: npt.NDArray[np.str_]
+    """Gene names, ``(gene,)``."""
+
+    clusters: tuple[str, ...]
+    """Labels of the clusters the field was fitted for."""
+
+    regulator_index: Index
+    """Positions in `genes` of every gene that regulates in some cluster, ``(regulator,)``."""
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return len(self.genes)
+
+    @property
+    def regulators(self) -> npt.NDArray[np.str_]:
+        """Names of the regulators."""
+        return self.genes[self.regulator_index]
+
+    @property
+    @abstractmethod
+    def largest_core(self) -> int:
+        """The largest order a core can have."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of every parameter: equal fingerprints compute equal numbers."""
+
+    @property
+    @abstractmethod
+    def n_bytes(self) -> int:
+        """Memory the parameters take in a worker."""
+
+    @abstractmethod
+    def rest_eigenvalues(self, cluster: int) -> Array:
+        """Return, per gene, the eigenvalue the Jacobian has for it while it is outside the core."""
+
+    @abstractmethod
+    def velocity(self, x: npt.ArrayLike, cluster: str) -> Array:
+        """Return dx/dt at expression `x` ``(cell, gene)`` of cells of `cluster`."""
+
+    @abstractmethod
+    def jacobian(self, x: npt.ArrayLike, cluster: str) -> Array:
+        """Return dense Jacobians ``(cell, gene, gene)``, row effector, column regulator: the oracle."""
+
+    @abstractmethod
+    def check_expression(self, x: Array, cluster: int, cells: npt.NDArray[Any]) -> None:
+        """Raise `InputError` if finite expression `x` of `cells` (names or numbers) is out of the domain."""
+
+    @abstractmethod
+    def linearize(self, x: Array, cluster: int) -> Linearization:
+        """Return the linearization at finite expression `x` ``(cell, gene)`` for cluster number `cluster`."""
+
+    @abstractmethod
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the field as a Zarr group that workers open by path."""
+
+    def cluster_number(self, cluster: str) -> int:
+        """Return the position of `cluster` in `clusters`.
+
+        Raises
+        ------
+        MissingKeyError
+            If the field has no such cluster.
+        """
+        try:
+            return self.clusters.index(str(cluster))
+        except ValueError:
+            hint = near_misses(str(cluster), self.clusters, noun="clusters")
+            raise MissingKeyError(f"the field has no cluster {cluster!r}; {hint}") from None

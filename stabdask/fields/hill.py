@@ -1,0 +1,100 @@
+"""The Hill activation and its slope, with one component or two that switch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+__all__ = ["HillParameters"]
+
+Array = npt.NDArray[np.float64]
+
+_NEAR = 1e-6
+
+
+@dataclass(frozen=True)
+class HillParameters:
+    """Hill parameters of some genes; every attribute has shape ``(gene,)``.
+
+    Attributes
+    ----------
+    threshold, exponent
+        k and n of the first component, in units of expression and dimensionless.
+    threshold2, exponent2
+        The second component's.
+    mix
+        Weight of the first component in the fit. Only whether it is below 1 matters here: then the gene has
+        two components and uses the one whose threshold is nearer to its expression.
+    """
+
+    threshold: Array
+    exponent: Array
+    threshold2: Array
+    exponent2: Array
+    mix: Array
+
+    @classmethod
+    def single(cls, threshold: npt.ArrayLike, exponent: npt.ArrayLike) -> HillParameters:
+        """Return one-component parameters."""
+        k, n = np.broadcast_arrays(np.asarray(threshold, float), np.asarray(exponent, float))
+        return cls(k.copy(), n.copy(), k.copy(), n.copy(), np.ones(k.shape))
+
+    def take(self, index: npt.NDArray[Any]) -> HillParameters:
+        """Return the parameters of the genes at `index`."""
+        return HillParameters(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def stacked(self) -> Array:
+        """Return all parameters as one ``(5, gene)`` array, for hashing and storage."""
+        return np.stack([getattr(self, f.name) for f in fields(self)])
+
+    def branch(self, x: Array) -> tuple[Array, Array]:
+        """Return the threshold and exponent in force at expression `x`, each ``(cell, gene)``.
+
+        A tie in distance takes the first component.
+        """
+        second = (self.mix < 1) & (np.abs(x - self.threshold2) < np.abs(x - self.threshold))
+        return (
+            np.where(second, self.threshold2, self.threshold),
+            np.where(second, self.exponent2, self.exponent),
+        )
+
+    def evaluate(self, x: Array) -> tuple[Array, Array]:
+        """Return the activation and its derivative at non-negative expression `x`.
+
+        H(x; k, n) = x^n / (x^n + k^n) is computed as ``s = expit(n (log x - log k))`` and H' as
+        ``n s (1 - s) / x``: no overflow, no 0/0. At x = 0, H' is 0 for n > 1, 1/k for n = 1 and infinite for
+        n < 1.
+
+        Parameters
+        ----------
+        x
+            ``(cell, gene)`` expression, not negative; NaN gives NaN.
+
+        Returns
+        -------
+        activation, slope
+            ``(cell, gene)`` each; the slope in units of 1/expression.
+        """
+        k, n = self.branch(x)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            z = n * (np.log(x) - np.log(k))
+            activation = expit(z)
+            # expit(-z) is 1 - s without the cancellation near saturation.
+            slope = n * activation * expit(-z) / x
+            at_zero = np.where(n > 1, 0.0, np.where(n == 1, 1.0 / k, np.inf))
+        return activation, np.where(x == 0, at_zero, slope)
+
+    def infinite_slope_at_zero(self) -> npt.NDArray[np.bool_]:
+        """Return, per gene, whether the slope is infinite for a cell with no expression of it."""
+        at_zero = np.zeros((1, self.threshold.size))
+        return (self.branch(at_zero)[1] < 1)[0]
+
+    def near_switch(self, x: Array) -> npt.NDArray[np.bool_]:
+        """Return where `x` is within a relative 1e-6 of the switch between two different components."""
+        switch = 0.5 * (self.threshold + self.threshold2)
+        differs = (self.threshold != self.threshold2) | (self.exponent != self.exponent2)
+        return (self.mix < 1) & differs & (np.abs(x - switch) <= _NEAR * np.abs(switch))

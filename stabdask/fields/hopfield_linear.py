@@ -1,0 +1,223 @@
+"""The Jacobians of a Hopfield field as cores, lifts and closed forms (no genes x genes array per cell)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.fields.base import Array, Index, Linearization
+from stabdask.fields.hill import HillParameters
+
+if TYPE_CHECKING:
+    from stabdask.fields.hopfield import HopfieldCluster
+
+__all__ = ["ClusterModel", "HopfieldLinearization"]
+
+_CANCELLATION = 1e-8
+"""Below this ratio of the difference to its terms, the rotational norm is recomputed without cancellation."""
+
+
+@dataclass(frozen=True)
+class ClusterModel:
+    """What one cluster's parameters imply for every cell of it.
+
+    Attributes
+    ----------
+    n_union
+        Number of regulators of the field (over all clusters).
+    columns
+        ``(r,)`` positions of this cluster's regulators among the field's.
+    regulators, weights, gamma, bias, hill
+        As in `HopfieldCluster`, with `hill` for the regulators only.
+    core_weights
+        ``(r, r)``: W restricted to regulators.
+    column_norms
+        ``(r,)``: sum over effectors of W_ij^2; `outside_norms` the same over genes that do not regulate.
+    symmetric
+        ``(r, r)``: W_RR o W_RR^T.
+    rest
+        Eigenvalues -gamma of the genes that do not regulate, descending.
+    """
+
+    n_union: int
+    columns: Index
+    regulators: Index
+    weights: npt.NDArray[np.floating[Any]]
+    gamma: Array
+    bias: Array
+    hill: HillParameters
+    core_weights: Array
+    column_norms: Array
+    outside_norms: Array
+    symmetric: Array
+    rest: Array
+
+    @classmethod
+    def of(cls, p: HopfieldCluster, union: Index) -> ClusterModel:
+        """Derive the model of a cluster from its parameters and the field's regulators."""
+        core = p.weights[p.regulators].astype(np.float64)
+        norms = np.einsum("ij,ij->j", p.weights, p.weights, dtype=np.float64)
+        outside = np.ones(len(p.gamma), dtype=bool)
+        outside[p.regulators] = False
+        rows = p.weights[outside]
+        return cls(
+            n_union=len(union),
+            columns=np.searchsorted(union, p.regulators),
+            regulators=p.regulators,
+            weights=p.weights,
+            gamma=p.gamma,
+            bias=p.bias,
+            hill=p.hill.take(p.regulators),
+            core_weights=core,
+            column_norms=norms,
+            outside_norms=np.einsum("ij,ij->j", rows, rows, dtype=np.float64),
+            symmetric=core * core.T,
+            rest=np.sort(-p.gamma[outside])[::-1],
+        )
+
+
+class HopfieldLinearization(Linearization):
+    """Jacobians ``W diag(phi') - diag(gamma)`` of cells of one cluster.
+
+    With R the active regulators of a cell, the core is ``W[R, R] diag(phi'_R) - diag(gamma_R)`` and every
+    other gene i contributes the eigenvalue -gamma_i.
+    """
+
+    def __init__(self, model: ClusterModel, x: Array) -> None:
+        self._model = model
+        self._x = x
+        expression = x[:, model.regulators]
+        self._activation, self._slope = model.hill.evaluate(expression)
+        self._near = model.hill.near_switch(expression)
+        self._own = self._slope != 0
+        self.active = np.zeros((len(x), model.n_union), dtype=bool)
+        self.active[:, model.columns] = self._own
+
+    def _members(self, cells: Index) -> tuple[Index, npt.NDArray[np.bool_]]:
+        """Return, per cell, the positions of its active regulators, padded, and which are real."""
+        own = self._own[cells]
+        width = int(own.sum(axis=1).max(initial=0))
+        order = np.argsort(~own, axis=1, kind="stable")[:, :width]
+        return order, np.take_along_axis(own, order, axis=1)
+
+    def cores(self, cells: Index) -> Array:
+        """Return zero-padded cores; see `Linearization.cores`."""
+        model = self._model
+        members, real = self._members(cells)
+        slope = np.where(real, np.take_along_axis(self._slope[cells], members, axis=1), 0.0)
+        out = model.core_weights[members[:, :, None], members[:, None, :]] * slope[:, None, :]
+        diagonal = np.arange(members.shape[1])
+        out[:, diagonal, diagonal] -= model.gamma[model.regulators][members]
+        out[~real] = 0.0
+        return out
+
+    def lift_right(
+        self, cells: Index, values: npt.NDArray[Any], vectors: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Lift right eigenvectors: x_R = u, x_i = (sum_j W_ij phi'_j u_j) / (lambda + gamma_i) elsewhere."""
+        model = self._model
+        on_core = self._scatter(cells, vectors)
+        driven = on_core * self._slope[cells][:, None, :]
+        n_cells, n_modes, _ = driven.shape
+        flat = driven.reshape(n_cells * n_modes, -1)
+        weights = model.weights.T.astype(flat.real.dtype)
+        push = (flat.real @ weights + 1j * (flat.imag @ weights)).reshape(n_cells, n_modes, -1)
+        gap = values[:, :, None] + model.gamma
+        scale = np.abs(values).max(axis=1, initial=0.0)[:, None, None] + np.abs(model.gamma)
+        clash = np.abs(gap) <= 4 * np.finfo(values.real.dtype).eps * scale
+        own = self._own[cells]
+        in_core = np.zeros((n_cells, len(model.gamma)), dtype=bool)
+        in_core[:, model.regulators] = own
+        clash &= ~in_core[:, None, :] & (push != 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lifted = np.where(push == 0, 0.0, push / gap)
+        # Where lambda = -gamma_i the eigenvector collapses onto gene i: the limit of the quotient.
+        collapsed = clash.any(axis=2)
+        lifted[collapsed] = np.where(clash[collapsed], push[collapsed], 0.0)
+        # Basic indexing of genes by one array, so that the regulator axis stays last.
+        at_regulators = lifted[:, :, model.regulators]
+        kept = np.where(collapsed[:, :, None], 0.0, on_core)
+        lifted[:, :, model.regulators] = np.where(own[:, None, :], kept, at_regulators)
+        return lifted.astype(vectors.dtype, copy=False), collapsed.any(axis=1)
+
+    def lift_left(self, cells: Index, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Lift left eigenvectors: the core's on R, zero elsewhere."""
+        out = np.zeros((*vectors.shape[:2], len(self._model.gamma)), dtype=vectors.dtype)
+        out[:, :, self._model.regulators] = self._scatter(cells, vectors)
+        return out
+
+    def _scatter(self, cells: Index, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Put vectors over a core's members ``(cell, mode, k)`` onto all regulators of the cluster."""
+        members, real = self._members(cells)
+        out = np.zeros((*vectors.shape[:2], self._own.shape[1]), dtype=vectors.dtype)
+        b, position = np.nonzero(real)
+        out[b, :, members[b, position]] = vectors[b, :, position]
+        return out
+
+    def rest_leading(self) -> Array:
+        """Return the two largest -gamma outside the core; see `Linearization.rest_leading`."""
+        model = self._model
+        inactive = np.where(self._own, -np.inf, -model.gamma[model.regulators])
+        fixed = np.full((len(inactive), 2), -np.inf)
+        fixed[:, : min(2, model.rest.size)] = model.rest[:2]
+        both = np.concatenate([inactive, fixed], axis=1)
+        return -np.partition(-both, 1, axis=1)[:, :2]
+
+    def rest_counts(self, tolerance: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Count the signs of -gamma outside the core; see `Linearization.rest_counts`."""
+        model = self._model
+        own = -model.gamma[model.regulators]
+        unstable = ~self._own @ (own > tolerance).astype(np.intp) + int((model.rest > tolerance).sum())
+        stable = ~self._own @ (own < -tolerance).astype(np.intp) + int((model.rest < -tolerance).sum())
+        return unstable, stable
+
+    def trace(self) -> Array:
+        """Return sum_j W_jj phi'_j - sum_j gamma_j."""
+        model = self._model
+        return np.einsum("cj,j->c", self._slope, np.diagonal(model.core_weights)) - model.gamma.sum()
+
+    def rotational_norm(self) -> Array:
+        """Return |(J - J^T)/2| from sqrt(0.5 [sum_j phi'_j^2 |W_:j|^2 - phi'^T (W o W^T) phi']).
+
+        The two terms cancel for a nearly symmetric Jacobian; such cells are recomputed entry by entry.
+        """
+        model, slope = self._model, self._slope
+        squares = slope**2 @ model.column_norms
+        crossed = np.einsum("cj,cj->c", slope @ model.symmetric, slope)
+        difference = squares - crossed
+        out = np.sqrt(0.5 * np.maximum(difference, 0.0))
+        for cell in np.flatnonzero(difference < _CANCELLATION * squares):
+            scaled = model.core_weights * slope[cell]
+            inner = 0.25 * np.sum((scaled - scaled.T) ** 2)
+            out[cell] = np.sqrt(inner + 0.5 * (slope[cell] ** 2 @ model.outside_norms))
+        return out
+
+    def speed(self) -> Array:
+        """Return |W phi - gamma x + I|."""
+        model = self._model
+        velocity = self._activation @ model.weights.T.astype(np.float64)
+        velocity -= model.gamma * self._x
+        velocity += model.bias
+        return np.sqrt(np.einsum("cg,cg->c", velocity, velocity))
+
+    def elements(self, effectors: Index, regulators: Index) -> Array:
+        """Return W_ij phi'_j - [i = j] gamma_i."""
+        model = self._model
+        position = np.searchsorted(model.regulators, regulators)
+        known = position < len(model.regulators)
+        position = np.where(known, position, 0)
+        if len(model.regulators):
+            known &= model.regulators[position] == regulators
+        out = np.zeros((len(self._x), len(effectors)))
+        columns = position[known]
+        out[:, known] = model.weights[effectors[known], columns].astype(np.float64) * self._slope[:, columns]
+        same = effectors == regulators
+        out[:, same] -= model.gamma[effectors[same]]
+        return out
+
+    def near_switch_count(self) -> npt.NDArray[np.intp]:
+        """Count regulators at a switch of their activation."""
+        return self._near.sum(axis=1)

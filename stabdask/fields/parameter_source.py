@@ -1,0 +1,189 @@
+"""Where fitted parameters are read from: an AnnData or a file of one, or an .h5sch checkpoint.
+
+Only the elements asked for are read; the expression matrices are never touched.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.errors import InputError
+from stabdask.files import existing_path, open_group
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["AnnDataSource", "ParameterSource", "open_source"]
+
+
+class ParameterSource(ABC):
+    """Named columns per gene, named gene x gene matrices, and metadata."""
+
+    name: str
+    genes: npt.NDArray[np.str_]
+    columns: tuple[str, ...]
+    matrix_keys: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+    @abstractmethod
+    def column(self, key: str) -> npt.NDArray[Any]:
+        """Return the column `key`, one value per gene."""
+
+    @abstractmethod
+    def matrix(self, key: str) -> Any:
+        """Return the matrix `key`, dense or SciPy sparse."""
+
+
+class AnnDataSource(ParameterSource):
+    """An AnnData object, in memory, backed or lazy."""
+
+    def __init__(self, adata: AnnData) -> None:
+        self._adata = adata
+        self.name = "the AnnData"
+        self.genes = np.asarray([str(name) for name in adata.var_names], dtype=np.str_)
+        self.columns = tuple(str(key) for key in adata.var.keys())  # noqa: SIM118
+        self.matrix_keys = tuple(str(key) for key in adata.varp)
+        meta = adata.uns.get("scHopfield", {})
+        self.metadata = meta if isinstance(meta, Mapping) else {}
+
+    def column(self, key: str) -> npt.NDArray[Any]:
+        return np.asarray(self._adata.var[key])
+
+    def matrix(self, key: str) -> Any:
+        return _in_memory(self._adata.varp[key])
+
+
+class _ElementSource(ParameterSource):
+    """An AnnData on disk (HDF5 or Zarr), read element by element."""
+
+    def __init__(self, root: Any, name: str) -> None:
+        self.name = name
+        self._varp = root["varp"] if "varp" in root else {}
+        self._var = root["var"]
+        self.matrix_keys = tuple(_leaves(self._varp))
+        self.genes = np.asarray([str(n) for n in self._frame.index], dtype=np.str_)
+        self.columns = tuple(str(key) for key in self._frame.columns)
+        self._uns = root["uns"] if "uns" in root else {}
+
+    @cached_property
+    def _frame(self) -> Any:
+        from anndata.io import read_elem
+
+        return read_elem(self._var)
+
+    @cached_property
+    def metadata(self) -> Mapping[str, Any]:  # type: ignore[override]
+        from anndata.io import read_elem
+
+        if "scHopfield" not in self._uns:
+            return {}
+        meta = read_elem(self._uns["scHopfield"])
+        return meta if isinstance(meta, Mapping) else {}
+
+    def column(self, key: str) -> npt.NDArray[Any]:
+        return np.asarray(self._frame[key])
+
+    def matrix(self, key: str) -> Any:
+        from anndata.io import read_elem
+
+        return _in_memory(read_elem(self._varp[key]))
+
+
+class _CheckpointSource(ParameterSource):
+    """scHopfield's own HDF5 checkpoint (.h5sch)."""
+
+    def __init__(self, root: Any, name: str) -> None:
+        self.name = name
+        for needed in ("gene_names", "var", "varp"):
+            if needed not in root:
+                raise InputError(f"{name} has no {needed!r}; expected a checkpoint written by scHopfield")
+        self._var, self._varp = root["var"], root["varp"]
+        self.genes = np.asarray(root["gene_names"].asstr()[...], dtype=np.str_)
+        self.columns = tuple(_leaves(self._var))
+        self.matrix_keys = tuple(_leaves(self._varp))
+        n_vars = int(root.attrs.get("n_vars", len(self.genes)))
+        if n_vars != len(self.genes):
+            raise InputError(f"{name} says n_vars = {n_vars} but names {len(self.genes)} genes; write it again")
+        try:
+            meta = json.loads(root.attrs.get("uns_scHopfield", "{}"))
+        except json.JSONDecodeError as error:
+            raise InputError(f"the attribute 'uns_scHopfield' of {name} is not JSON ({error})") from error
+        self.metadata = meta if isinstance(meta, Mapping) else {}
+
+    def column(self, key: str) -> npt.NDArray[Any]:
+        import h5py
+
+        dataset = self._var[key]
+        return np.asarray(dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...])
+
+    def matrix(self, key: str) -> Any:
+        from anndata.io import read_elem
+
+        element = self._varp[key]
+        return _in_memory(read_elem(element) if "encoding-type" in element.attrs else element[...])
+
+
+@contextmanager
+def open_source(source: AnnData | str | Path) -> Iterator[ParameterSource]:
+    """Open parameters for reading.
+
+    Raises
+    ------
+    MissingFileError
+        If there is no file.
+    InputError
+        If it is neither an AnnData nor an .h5sch checkpoint.
+    """
+    if not isinstance(source, str | Path):
+        if not hasattr(source, "varp"):
+            raise InputError(f"expected an AnnData or a path, found {type(source).__name__}")
+        yield AnnDataSource(source)
+        return
+    path = existing_path(source, "model file")
+    if path.is_dir():
+        yield _ElementSource(open_group(path), path.name)
+        return
+    import h5py
+
+    try:
+        root = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path} is not an HDF5 file ({error})") from error
+    with root:
+        if "gene_names" in root or path.suffix == ".h5sch":
+            yield _CheckpointSource(root, path.name)
+        elif "var" in root:
+            yield _ElementSource(root, path.name)
+        else:
+            raise InputError(f"{path} holds neither an AnnData nor a scHopfield checkpoint")
+
+
+def _leaves(group: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the names of the elements below `group`; a name with slashes is stored as nested groups."""
+    for key in group:
+        item = group[key]
+        nested = hasattr(item, "keys") and "encoding-type" not in item.attrs
+        if nested:
+            yield from _leaves(item, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _in_memory(matrix: Any) -> Any:
+    """Return a dense array or a SciPy matrix for what AnnData may hold: lazy, backed or in memory."""
+    from scipy import sparse
+
+    if hasattr(matrix, "compute"):
+        matrix = matrix.compute()
+    if hasattr(matrix, "to_memory"):
+        matrix = matrix.to_memory()
+    return matrix if sparse.issparse(matrix) else np.asarray(matrix)

@@ -1,0 +1,154 @@
+"""Small things files need everywhere: atomic writes, Zarr groups that appear whole or not at all, names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.errors import MissingFileError, OutputError, StoreMismatchError
+
+__all__ = [
+    "existing_path",
+    "fsync_directory",
+    "fsync_file",
+    "new_directory",
+    "open_group",
+    "read_names",
+    "write_atomically",
+    "write_array",
+    "write_names",
+]
+
+_NAMES_PER_CHUNK = 65_536
+
+
+def existing_path(path: str | Path, what: str) -> Path:
+    """Return `path` as a Path.
+
+    Raises
+    ------
+    MissingFileError
+        If nothing is there; the message lists what is in its folder.
+    """
+    path = Path(path)
+    if path.exists():
+        return path
+    folder = path.parent
+    if not folder.is_dir():
+        raise MissingFileError(f"no {what} at {path}: the folder {folder} does not exist")
+    siblings = sorted(p.name for p in folder.iterdir() if p.suffix == path.suffix)[:8]
+    there = f"; files of that kind there: {', '.join(siblings)}" if siblings else ""
+    raise MissingFileError(f"no {what} at {path}{there}")
+
+
+def fsync_file(path: Path) -> None:
+    """Force the bytes of a file to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_directory(path: Path) -> None:
+    """Force the names in a folder to disk (what makes a rename last)."""
+    fsync_file(path)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either all of it or what it held before, even after a power cut."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    fsync_directory(path.parent)
+
+
+@contextmanager
+def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary folder beside `path` that takes its name when the block ends without error.
+
+    Raises
+    ------
+    StoreMismatchError
+        If `path` exists and `overwrite` is false.
+    OutputError
+        If the folder cannot be written.
+    """
+    if path.exists() and not overwrite:
+        raise StoreMismatchError(f"{path} exists; remove it, choose another path, or ask to overwrite")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            if overwrite and path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+            fsync_directory(path.parent)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_group(path: str | Path, *, mode: str = "r") -> Any:
+    """Open the Zarr group at a local path without consolidated metadata.
+
+    Raises
+    ------
+    MissingFileError
+        If there is no Zarr group.
+    """
+    import zarr
+
+    try:
+        return zarr.open_group(str(path), mode=mode, use_consolidated=False)  # type: ignore[arg-type]
+    except (FileNotFoundError, KeyError, ValueError) as error:
+        raise MissingFileError(f"{path} is not a Zarr group ({error})") from error
+
+
+def write_array(
+    group: Any, name: str, values: npt.NDArray[Any], dims: tuple[str, ...], attrs: dict[str, Any] | None = None
+) -> None:
+    """Write a small in-memory array as one Zarr array of one chunk."""
+    shape = tuple(max(1, n) for n in values.shape)
+    array = group.create_array(
+        name, shape=values.shape, dtype=values.dtype, chunks=shape, dimension_names=dims, attributes=attrs
+    )
+    array[...] = values
+
+
+def write_names(group: Any, name: str, values: Iterable[str], dim: str) -> None:
+    """Write names as a Zarr array of strings of any length."""
+    from zarr.dtype import VariableLengthUTF8
+
+    names = np.asarray([str(value) for value in values], dtype=object)
+    array = group.create_array(
+        name,
+        shape=names.shape,
+        dtype=VariableLengthUTF8(),
+        chunks=(max(1, min(len(names), _NAMES_PER_CHUNK)),),
+        dimension_names=(dim,),
+    )
+    array[...] = names
+
+
+def read_names(group: Any, name: str) -> npt.NDArray[np.str_]:
+    """Read names written by `write_names`."""
+    return np.asarray(group[name][...].astype(object), dtype=np.str_)
