@@ -34,7 +34,7 @@ class Linearization(ABC):
 
     @abstractmethod
     def cores(self, cells: Index) -> Array:
-        """Return the cores of `cells`, ``(len(cells), k, k)`` with k the largest of their sizes; zero-padded."""
+        """Return the cores of `cells`, zero-padded: ``(cell, k, k)`` with k the largest of their sizes."""
 
     @abstractmethod
     def lift_right(

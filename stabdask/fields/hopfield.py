@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -58,11 +58,18 @@ class HopfieldCluster:
         hill: HillParameters,
     ) -> HopfieldCluster:
         """Return the parameters for a square W (effectors x regulators)."""
+        gamma = np.asarray(gamma, dtype=np.float64)
+        if W.ndim != 2 or W.shape[0] != W.shape[1] or W.shape[0] != gamma.size:
+            raise InputError(
+                f"W has shape {W.shape}; expected ({gamma.size}, {gamma.size}), effectors x regulators"
+            )
+        if W.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+            W = W.astype(np.float64)
         regulators = np.flatnonzero((W != 0).any(axis=0))
         return cls(
             regulators=regulators,
             weights=np.ascontiguousarray(W[:, regulators]),
-            gamma=np.asarray(gamma, dtype=np.float64),
+            gamma=gamma,
             bias=np.asarray(bias, dtype=np.float64),
             hill=hill,
         )
@@ -99,8 +106,8 @@ class HopfieldField(Field):
     >>> field
     HopfieldField(2 genes, 2 regulators, 1 cluster: 'all')
     >>> field.jacobian([[2.0, 0.1]], "all").round(3)
-    array([[[-1.893, -0.016],
-            [-0.886, -2.98 ]]])
+    array([[[-2.446, -0.016],
+            [-0.443, -2.98 ]]])
     """
 
     kind: ClassVar[str] = "hopfield"
@@ -149,23 +156,26 @@ class HopfieldField(Field):
         """
         n = len(genes)
 
-        def per_gene(value: npt.ArrayLike) -> Array:
-            return np.broadcast_to(np.asarray(value, dtype=np.float64), (n,)).copy()
+        def per_gene(name: str, value: npt.ArrayLike) -> Array:
+            array = np.asarray(value, dtype=np.float64)
+            if array.shape not in ((), (n,)):
+                raise InputError(f"{name} has shape {array.shape}; expected ({n},) or a scalar")
+            return np.broadcast_to(array, (n,)).copy()
 
-        k, e = per_gene(threshold), per_gene(exponent)
+        k, e = per_gene("threshold", threshold), per_gene("exponent", exponent)
         hill = HillParameters(
             k,
             e,
-            k if threshold2 is None else per_gene(threshold2),
-            e if exponent2 is None else per_gene(exponent2),
-            per_gene(mix),
+            k if threshold2 is None else per_gene("threshold2", threshold2),
+            e if exponent2 is None else per_gene("exponent2", exponent2),
+            per_gene("mix", mix),
         )
         matrices = W if isinstance(W, Mapping) else {"all": W}
         return cls(
             genes,
             {
                 label: HopfieldCluster.from_dense(
-                    np.asarray(matrix), gamma=per_gene(gamma), bias=per_gene(bias), hill=hill
+                    np.asarray(matrix), gamma=per_gene("gamma", gamma), bias=per_gene("bias", bias), hill=hill
                 )
                 for label, matrix in matrices.items()
             },
@@ -267,7 +277,7 @@ class HopfieldField(Field):
         if negative.any():
             cell, gene = (int(i) for i in np.argwhere(negative)[0])
             raise InputError(
-                f"expression of gene {self.genes[gene]!r} in cell {cells[cell]!r} is {x[cell, gene]:g}; "
+                f"expression of gene '{self.genes[gene]}' in cell '{cells[cell]}' is {x[cell, gene]:g}; "
                 "expected values >= 0: give the layer of (smoothed) counts, not scaled or centred values"
             )
         p = self.parameters[cluster]
@@ -276,9 +286,10 @@ class HopfieldField(Field):
         if zero.any():
             cell, column = (int(i) for i in np.argwhere(zero)[0])
             gene = int(steep[column])
+            exponent = p.hill.take(steep).branch(np.zeros((1, steep.size)))[1][0, column]
             raise InputError(
-                f"regulator {self.genes[gene]!r} of cluster {self.clusters[cluster]!r} has Hill exponent "
-                f"{p.hill.exponent[gene]:g} < 1 and expression 0 in cell {cells[cell]!r}, where its slope is "
+                f"regulator '{self.genes[gene]}' of cluster {self.clusters[cluster]!r} has Hill exponent "
+                f"{exponent:g} < 1 and expression 0 in cell '{cells[cell]}', where its slope is "
                 "infinite; refit with exponents >= 1, or add a small pseudocount to the layer"
             )
 
@@ -364,6 +375,8 @@ def _check_names(genes: npt.NDArray[np.str_], clusters: tuple[str, ...]) -> None
 
 def _check_cluster(label: str, p: HopfieldCluster, genes: npt.NDArray[np.str_]) -> None:
     n, r = len(genes), len(p.regulators)
+    if r and (np.any(np.diff(p.regulators) <= 0) or p.regulators[0] < 0 or p.regulators[-1] >= n):
+        raise InputError(f"regulators of cluster {label!r} must be ascending positions from 0 to {n - 1}")
     if p.weights.shape != (n, r):
         raise InputError(
             f"W of cluster {label!r} has shape {p.weights.shape} on its regulators; expected {(n, r)}"
@@ -375,9 +388,13 @@ def _check_cluster(label: str, p: HopfieldCluster, genes: npt.NDArray[np.str_]) 
     if not np.isfinite(p.weights).all():
         row, column = np.argwhere(~np.isfinite(p.weights))[0]
         raise InputError(
-            f"W of cluster {label!r} is {p.weights[row, column]} at effector {genes[row]!r}, regulator "
-            f"{genes[p.regulators[column]]!r}; expected finite weights: refit, or set the edge to 0"
+            f"W of cluster {label!r} is {p.weights[row, column]} at effector '{genes[row]}', regulator "
+            f"'{genes[p.regulators[column]]}'; expected finite weights: refit, or set the edge to 0"
         )
+    for field in fields(p.hill):
+        shape = getattr(p.hill, field.name).shape
+        if shape != (n,):
+            raise InputError(f"Hill {field.name} of cluster {label!r} has shape {shape}; expected ({n},)")
     hill, names = p.hill.take(p.regulators), genes[p.regulators]
     _refuse(~np.isfinite(hill.mix), names, f"sigmoid_mix in cluster {label!r} is not finite", hill.mix)
     two = hill.mix < 1

@@ -126,7 +126,9 @@ class HopfieldLinearization(Linearization):
         weights = model.weights.T.astype(flat.real.dtype)
         push = (flat.real @ weights + 1j * (flat.imag @ weights)).reshape(n_cells, n_modes, -1)
         gap = values[:, :, None] + model.gamma
-        scale = np.abs(values).max(axis=1, initial=0.0)[:, None, None] + np.abs(model.gamma)
+        # Values past the size of a core are NaN, which fmax passes over.
+        largest = np.fmax.reduce(np.abs(values), axis=1, initial=0.0)
+        scale = largest[:, None, None] + np.abs(model.gamma)
         clash = np.abs(gap) <= 4 * np.finfo(values.real.dtype).eps * scale
         own = self._own[cells]
         in_core = np.zeros((n_cells, len(model.gamma)), dtype=bool)

@@ -56,9 +56,11 @@ class AnnDataSource(ParameterSource):
         self.metadata = meta if isinstance(meta, Mapping) else {}
 
     def column(self, key: str) -> npt.NDArray[Any]:
+        """Return a column of `var`."""
         return np.asarray(self._adata.var[key])
 
     def matrix(self, key: str) -> Any:
+        """Return an element of `varp`."""
         return _in_memory(self._adata.varp[key])
 
 
@@ -67,12 +69,14 @@ class _ElementSource(ParameterSource):
 
     def __init__(self, root: Any, name: str) -> None:
         self.name = name
-        self._varp = root["varp"] if "varp" in root else {}
+        if "var" not in root:
+            raise InputError(f"{name} holds neither an AnnData nor a saved field: it has no 'var'")
+        self._varp = root.get("varp", {})
         self._var = root["var"]
         self.matrix_keys = tuple(_leaves(self._varp))
         self.genes = np.asarray([str(n) for n in self._frame.index], dtype=np.str_)
         self.columns = tuple(str(key) for key in self._frame.columns)
-        self._uns = root["uns"] if "uns" in root else {}
+        self._uns = root.get("uns", {})
 
     @cached_property
     def _frame(self) -> Any:
@@ -112,7 +116,9 @@ class _CheckpointSource(ParameterSource):
         self.matrix_keys = tuple(_leaves(self._varp))
         n_vars = int(root.attrs.get("n_vars", len(self.genes)))
         if n_vars != len(self.genes):
-            raise InputError(f"{name} says n_vars = {n_vars} but names {len(self.genes)} genes; write it again")
+            raise InputError(
+                f"{name} says n_vars = {n_vars} but names {len(self.genes)} genes; write it again"
+            )
         try:
             meta = json.loads(root.attrs.get("uns_scHopfield", "{}"))
         except json.JSONDecodeError as error:
@@ -121,8 +127,11 @@ class _CheckpointSource(ParameterSource):
 
     def column(self, key: str) -> npt.NDArray[Any]:
         import h5py
+        from anndata.io import read_elem
 
         dataset = self._var[key]
+        if "encoding-type" in dataset.attrs:
+            return np.asarray(read_elem(dataset))
         return np.asarray(dataset.asstr()[...] if h5py.check_string_dtype(dataset.dtype) else dataset[...])
 
     def matrix(self, key: str) -> Any:

@@ -1,8 +1,9 @@
 """scHopfield's fitted parameters: from an AnnData (in memory, backed, h5ad, zarr) or an .h5sch checkpoint.
 
-Keys read (scHopfield 1.0): ``var['scHopfield_used']``, ``var['sigmoid_threshold' | 'sigmoid_exponent']`` and
-their second components ``...2`` with ``sigmoid_mix``, ``var['I_<cluster>']``, ``var['gamma_<cluster>']`` or else
-the degradation column, ``varp['W_<cluster>']``, and ``uns['scHopfield']``.
+Keys read (scHopfield 1.0): ``var['scHopfield_used']``, ``var['sigmoid_threshold' | 'sigmoid_exponent']``
+and their second components ``...2`` with ``sigmoid_mix``, ``var['I_<cluster>']``,
+``var['gamma_<cluster>']`` or else the degradation column, ``varp['W_<cluster>']``, and
+``uns['scHopfield']``.
 """
 
 from __future__ import annotations
@@ -85,11 +86,12 @@ class _Reader:
         self.used = self._used()
 
     def read(self, clusters: Sequence[str] | None) -> HopfieldField:
-        fitted = [key[2:] for key in self.source.matrix_keys if key.startswith("W_")]
+        # Sorted, because every container has an order of its own.
+        fitted = sorted(key[2:] for key in self.source.matrix_keys if key.startswith("W_"))
         if not fitted:
             raise MissingKeyError(
-                f"no interaction matrix 'W_<cluster>' in varp of {self.source.name}; fit one with scHopfield, or "
-                "give the checkpoint (.h5sch) that holds the model"
+                f"no interaction matrix 'W_<cluster>' in varp of {self.source.name}; fit one with "
+                "scHopfield, or give the checkpoint (.h5sch) that holds the model"
             )
         wanted = fitted if clusters is None else [str(label) for label in clusters]
         for label in wanted:
@@ -123,13 +125,13 @@ class _Reader:
         if key not in self.source.columns:
             hint = near_misses(own, self.source.columns, noun="columns")
             raise MissingKeyError(
-                f"{self.source.name} has neither {own!r} nor {key!r} in var, so there are no degradation rates "
-                f"for that cluster; {hint}"
+                f"{self.source.name} has neither {own!r} nor {key!r} in var, so there are no degradation "
+                f"rates for that cluster; {hint}"
             )
         return self._column(key)
 
     def _hill(self, label: str) -> HillParameters:
-        fitted = self.hill_params.get(label)
+        fitted = _under(self.hill_params, label)
         if isinstance(fitted, Mapping) and {"k", "n"} <= set(fitted):
             k, n = (self._cut(fitted[name], f"hill_params[{label!r}][{name!r}]") for name in ("k", "n"))
             return HillParameters.single(k, n)
@@ -157,19 +159,22 @@ class _Reader:
         if array.shape == (int(self.used.sum()),):
             return array
         raise InputError(
-            f"{what} of {self.source.name} has shape {array.shape}; expected ({self.used.size},), one per gene, or "
-            f"({self.used.sum()},), one per gene used"
+            f"{what} of {self.source.name} has shape {array.shape}; expected ({self.used.size},), one per "
+            f"gene, or ({self.used.sum()},), one per gene used"
         )
 
     def _weights(self, key: str, matrix: Any) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.floating[Any]]]:
         n, n_used = self.used.size, int(self.used.sum())
         if matrix.shape not in ((n, n), (n_used, n_used)):
-            expected = f"({n}, {n})" + ("" if n == n_used else f", or ({n_used}, {n_used}) for the genes used")
-            raise InputError(f"{key!r} of {self.source.name} has shape {matrix.shape}; expected {expected}")
+            cut = "" if n == n_used else f", or ({n_used}, {n_used}) for the genes used"
+            raise InputError(
+                f"{key!r} of {self.source.name} has shape {matrix.shape}; expected ({n}, {n}){cut}"
+            )
+        if sparse.issparse(matrix):
+            matrix = matrix.tocsc(copy=True)
         if matrix.shape[0] != n_used:
             matrix = matrix[self.used][:, self.used]
         if sparse.issparse(matrix):
-            matrix = matrix.tocsc()
             matrix.sum_duplicates()
             matrix.eliminate_zeros()
             regulators = np.flatnonzero(np.diff(matrix.indptr))
@@ -180,6 +185,18 @@ class _Reader:
         if weights.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
             weights = weights.astype(np.float64)
         return regulators, np.ascontiguousarray(weights)
+
+
+def _under(mapping: Mapping[Any, Any], label: str) -> Any:
+    """Return what `mapping` holds for `label`; HDF5 stores a label with slashes as nested groups."""
+    for key, value in mapping.items():
+        if str(key) == label:
+            return value
+        if isinstance(value, Mapping) and label.startswith(f"{key}/"):
+            found = _under(value, label[len(str(key)) + 1 :])
+            if found is not None:
+                return found
+    return None
 
 
 def _as_mask(values: npt.ArrayLike, what: str) -> npt.NDArray[np.bool_]:
@@ -211,7 +228,18 @@ def write_schopfield(field: HopfieldField, adata: AnnData) -> None:
     ------
     MissingKeyError
         If `adata` lacks genes of the field.
+    InputError
+        If scHopfield's keys cannot hold the field; `adata` is left as it was.
     """
+    first = field.parameters[0].hill
+    per_cluster = any(
+        not np.array_equal(p.hill.stacked(), first.stacked(), equal_nan=True) for p in field.parameters
+    )
+    if per_cluster and any((p.hill.mix < 1).any() for p in field.parameters):
+        raise InputError(
+            "the clusters have different two-component activations, which scHopfield's keys cannot hold; "
+            "use field.save instead"
+        )
     names = [str(name) for name in adata.var_names]
     where = {name: position for position, name in enumerate(names)}
     missing = [str(gene) for gene in field.genes if str(gene) not in where]
@@ -231,7 +259,6 @@ def write_schopfield(field: HopfieldField, adata: AnnData) -> None:
     used = np.zeros(n, dtype=bool)
     used[index] = True
     adata.var[_USED] = used
-    first = field.parameters[0].hill
     for key, values in (
         ("sigmoid_threshold", first.threshold),
         ("sigmoid_exponent", first.exponent),
@@ -240,14 +267,10 @@ def write_schopfield(field: HopfieldField, adata: AnnData) -> None:
         ("sigmoid_mix", first.mix),
     ):
         adata.var[key] = spread(values)
-    per_cluster = any(not np.array_equal(p.hill.stacked(), first.stacked()) for p in field.parameters)
     meta = dict(adata.uns.get("scHopfield", {}))
+    # Those of an earlier fit would win over the columns written here.
+    meta.pop("hill_params", None)
     if per_cluster:
-        if any((p.hill.mix < 1).any() for p in field.parameters):
-            raise InputError(
-                "the clusters have different two-component activations, which scHopfield's keys cannot hold; "
-                "use field.save instead"
-            )
         meta["hill_params"] = {
             label: {"k": spread(p.hill.threshold), "n": spread(p.hill.exponent)}
             for label, p in zip(field.clusters, field.parameters, strict=True)
@@ -266,5 +289,3 @@ def write_schopfield(field: HopfieldField, adata: AnnData) -> None:
             adata.varp[f"W_{label}"] = sparse.csr_matrix(
                 (p.weights[edge_row, edge_column], (rows[edge_row], columns[edge_column])), shape=(n, n)
             )
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,24 @@ def open_hopfield(path: str | Path) -> HopfieldField:
     """
     group = open_group(existing_path(path, "saved field"))
     if group.attrs.get(_KIND) != HopfieldField.kind:
-        raise MissingFileError(f"{path} holds no saved Hopfield field; make one with 'stabdask field convert'")
+        raise MissingFileError(
+            f"{path} holds no saved Hopfield field; make one with 'stabdask field convert'"
+        )
+    try:
+        field = _read_hopfield(group)
+        intact = field.fingerprint == group.attrs["fingerprint"]
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # damage can make Zarr, a codec or a check raise anything
+        raise DamagedStoreError(
+            f"the field at {path} cannot be read ({type(error).__name__}: {error}); write it again"
+        ) from error
+    if not intact:
+        raise DamagedStoreError(f"the field at {path} differs from its own fingerprint; write it again")
+    return field
+
+
+def _read_hopfield(group: Any) -> HopfieldField:
     gamma, bias, hill = group["gamma"][...], group["bias"][...], group["hill"][...]
     clusters = {
         str(label): HopfieldCluster(
@@ -82,10 +100,7 @@ def open_hopfield(path: str | Path) -> HopfieldField:
         )
         for number, label in enumerate(read_names(group, "cluster"))
     }
-    field = HopfieldField(read_names(group, "gene").tolist(), clusters)
-    if field.fingerprint != group.attrs["fingerprint"]:
-        raise DamagedStoreError(f"the field at {path} differs from its own fingerprint; write it again")
-    return field
+    return HopfieldField(read_names(group, "gene").tolist(), clusters)
 
 
 @lru_cache(maxsize=4)

@@ -44,7 +44,7 @@ class EigResult:
     condition
         ``(batch, modes)``: 1 / abs(y^H x) for unit vectors, or None without left vectors.
     residual
-        ``(batch,)``: largest ``|C u - lambda u| / |C|`` over the modes returned, NaN without vectors.
+        ``(batch,)``: largest ``|C u - lambda u| / |C|`` over the modes returned, NaN without any.
     trace_defect
         ``(batch,)``: ``|sum of eigenvalues - trace C| / |C|``.
     status
@@ -170,24 +170,28 @@ def eig(
     """
     name = resolve_backend(backend)
     cores = np.asarray(cores)
+    if cores.dtype.kind not in "fiub":
+        raise UsageError(f"cores have dtype {cores.dtype}; expected real numbers")
     if cores.ndim != 3 or cores.shape[1] != cores.shape[2]:
         raise UsageError(f"cores have shape {cores.shape}; expected (batch, k, k)")
     if vectors not in ("none", "right", "both"):
         raise UsageError(f"vectors={vectors!r}; expected 'none', 'right' or 'both'")
-    precision = np.dtype(dtype if dtype is not None else cores.dtype)
-    if precision not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise UsageError(f"dtype {precision}; expected float32 or float64")
+    precision = _precision(cores.dtype if dtype is None else dtype)
+    if cores.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        cores = cores.astype(np.float64)
     batch, k, _ = cores.shape
     counts = np.full(batch, k) if sizes is None else np.asarray(sizes)
-    if counts.shape != (batch,) or (batch and (counts.min() < 0 or counts.max() > k)):
+    integers = counts.dtype.kind in "iu" or not batch
+    if not integers or counts.shape != (batch,) or (batch and (counts.min() < 0 or counts.max() > k)):
         raise UsageError(f"sizes must be {batch} integers from 0 to {k}")
-    wanted = k if modes is None else min(modes, k)
+    if modes is not None and (not isinstance(modes, int | np.integer) or modes < 0):
+        raise UsageError(f"modes={modes!r}; expected an integer >= 0, or None for all")
+    wanted = k if modes is None else min(int(modes), k)
     out = _Output(batch, k, wanted, vectors, precision)
     with single_threaded_blas():
         for size in np.unique(counts):
             members = np.flatnonzero(counts == size)
-            matrices = np.ascontiguousarray(cores[members, :size, :size], dtype=precision)
-            _solve_group(matrices, members, out)
+            _solve_group(cores[members, :size, :size], members, out)
     return EigResult(
         eigenvalues=out.eigenvalues,
         right=out.right,
@@ -200,6 +204,16 @@ def eig(
     )
 
 
+def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    try:
+        precision = np.dtype(dtype)
+    except TypeError:
+        raise UsageError(f"dtype {dtype!r}; expected float32 or float64") from None
+    if precision not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise UsageError(f"dtype {precision}; expected float32 or float64")
+    return precision
+
+
 class _Output:
     """The arrays of a result while groups of equal size are being filled in."""
 
@@ -207,6 +221,7 @@ class _Output:
         complex_dtype = np.result_type(precision, np.complex64)
         self.modes = modes
         self.vectors = vectors
+        self.precision = precision
         self.eigenvalues = np.full((batch, k), complex(np.nan, np.nan), dtype=complex_dtype)
         with_right, with_left = vectors != "none", vectors == "both"
         shape = (batch, modes, k)
@@ -217,28 +232,40 @@ class _Output:
         self.trace_defect = np.full(batch, np.nan)
         self.status = np.zeros(batch, dtype=np.uint8)
 
+    def fail(self, members: npt.NDArray[np.intp]) -> None:
+        """Put NaN where eigenvalues, vectors and condition numbers of `members` would be."""
+        self.eigenvalues[members] = complex(np.nan, np.nan)
+        for array in (self.right, self.left, self.condition):
+            if array is not None:
+                array[members] = np.nan
 
-def _unit_scaled(matrices: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-    """Scale each matrix by a power of two so that its largest entry is in [0.5, 1).
 
-    Exact for all but extreme entries. It keeps squares in range, and it works around LAPACK builds (that of
-    SciPy 1.17.1 among them) whose ``geev`` forgets to undo its own scaling of very large or small matrices.
+def _unit_scaled(
+    matrices: npt.NDArray[Any], precision: np.dtype[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Scale each matrix by a power of two so that its largest entry is in [0.5, 1), then cast to `precision`.
+
+    Exact for all but extreme entries. It keeps squares and casts in range, and it works around LAPACK builds
+    (that of SciPy 1.17.1 among them) whose ``geev`` forgets to undo its own scaling of very large or small
+    matrices.
     """
     _, exponent = np.frexp(np.abs(matrices).max(axis=(1, 2)))
-    return np.ldexp(matrices, -exponent[:, None, None]), exponent[:, None]
+    scaled = np.ldexp(matrices, -exponent[:, None, None])
+    return np.ascontiguousarray(scaled, dtype=precision), exponent[:, None]
 
 
 def _solve_group(matrices: npt.NDArray[Any], members: npt.NDArray[np.intp], out: _Output) -> None:
     """Solve matrices of one size and write their results at `members`."""
     size = matrices.shape[1]
     finite = np.isfinite(matrices).all(axis=(1, 2))
-    out.status[members[~finite]] = Status.NON_FINITE_INPUT
     if not finite.all():
+        out.status[members[~finite]] = Status.NON_FINITE_INPUT
+        out.fail(members[~finite])
         matrices, members = matrices[finite], members[finite]
     if size == 0 or not len(members):
         out.trace_defect[members] = 0.0
         return
-    matrices, exponent = _unit_scaled(matrices)
+    matrices, exponent = _unit_scaled(matrices, out.precision)
     right: npt.NDArray[Any] | None = None
     left: npt.NDArray[Any] | None = None
     if out.vectors == "none":
@@ -247,17 +274,18 @@ def _solve_group(matrices: npt.NDArray[Any], members: npt.NDArray[np.intp], out:
         values, right, left, converged = lapack.eigensystem(matrices, left=out.vectors == "both")
     order = canonical_order(values)
     values = np.take_along_axis(values, order, axis=1)
-    out.eigenvalues.real[members, :size] = np.ldexp(values.real, exponent)
-    out.eigenvalues.imag[members, :size] = np.ldexp(values.imag, exponent)
+    with np.errstate(over="ignore"):
+        real, imag = np.ldexp(values.real, exponent), np.ldexp(values.imag, exponent)
+    out.eigenvalues.real[members, :size], out.eigenvalues.imag[members, :size] = real, imag
     scale = np.sqrt(np.einsum("bij,bij->b", matrices, matrices, dtype=np.float64))
     scale = np.where(scale > 0, scale, 1.0)
     trace = np.trace(matrices, axis1=1, axis2=2, dtype=np.float64)
     out.trace_defect[members] = np.abs(values.sum(axis=1, dtype=np.complex128) - trace) / scale
     limit = inaccuracy_limit(size, matrices.dtype)
-    inaccurate = out.trace_defect[members] > limit
+    inaccurate = (out.trace_defect[members] > limit) | (np.isinf(real) | np.isinf(imag)).any(axis=1)
     defective = np.zeros(len(members), dtype=bool)
-    if right is not None:
-        shown = min(out.modes, size)
+    shown = min(out.modes, size)
+    if right is not None and shown:
         right = canonical_phase(np.take_along_axis(right, order[:, :shown, None], axis=1))
         assert out.right is not None
         out.right[members, :shown, :size] = right
@@ -280,8 +308,4 @@ def _solve_group(matrices: npt.NDArray[Any], members: npt.NDArray[np.intp], out:
         Status.OK,
     )
     out.status[members] = status
-    failed = members[~converged]
-    out.eigenvalues[failed] = complex(np.nan, np.nan)
-    for array in (out.right, out.left):
-        if array is not None:
-            array[failed] = np.nan
+    out.fail(members[~converged])

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack
 
-__all__ = ["eigenvalues", "eigensystem"]
+__all__ = ["eigensystem", "eigenvalues"]
 
 
 def eigenvalues(matrices: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -28,7 +28,8 @@ def eigenvalues(matrices: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArr
     """
     if matrices.dtype == np.float32:
         # numpy.linalg computes float32 input in double; this is LAPACK's own single precision.
-        return _one_by_one(matrices)
+        values, _, _, converged = _geev(matrices, left=False, right=False)
+        return values, converged
     try:
         values = np.linalg.eigvals(matrices)
     except np.linalg.LinAlgError:
@@ -37,7 +38,14 @@ def eigenvalues(matrices: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArr
 
 
 def _one_by_one(matrices: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    values, _, _, converged = _geev(matrices, left=False, right=False)
+    """Find the matrix that did not converge, by the same routine, so that its neighbours keep their bits."""
+    values = np.full(matrices.shape[:2], complex(np.nan, np.nan))
+    converged = np.ones(len(matrices), dtype=bool)
+    for b, matrix in enumerate(matrices):
+        try:
+            values[b] = np.linalg.eigvals(matrix)
+        except np.linalg.LinAlgError:
+            converged[b] = False
     return values, converged
 
 

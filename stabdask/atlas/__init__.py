@@ -1,0 +1,1 @@
+"""Atlases: cells in, results out, and simulated ones."""

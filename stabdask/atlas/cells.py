@@ -1,0 +1,191 @@
+"""`open_cells`: an atlas as a lazy, labelled Dataset whose expression comes in whole-row blocks."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.atlas.sources import CellSource, open_cell_source
+from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError, near_misses
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from anndata import AnnData
+
+__all__ = ["block_rows", "cluster_codes", "open_cells"]
+
+_BLOCK_BYTES = 8 * 2**20
+_MOST_ROWS = 2048
+_FEWEST_ROWS = 16
+
+
+def open_cells(
+    source: AnnData | str | Path | Sequence[AnnData | str | Path],
+    *,
+    layer: str | None = None,
+    cluster_key: str | None = None,
+    genes: Sequence[str] | None = None,
+    block_cells: int | None = None,
+) -> xr.Dataset:
+    """Open an atlas lazily.
+
+    Parameters
+    ----------
+    source
+        An h5ad file (dense, CSR or CSC), a zarr AnnData, an AnnData object (in memory, backed or lazy), or a
+        list of these that is read as one atlas, in the order given.
+    layer
+        Layer with the expression; ``X`` if not given.
+    cluster_key
+        Column of `obs` with cluster labels. Without one, every cell belongs to the cluster ``"all"``.
+    genes
+        Read only these genes, in this order (``field.genes`` spares reading the others of a sparse atlas).
+        All genes of the first source if not given.
+    block_cells
+        Cells in a block; by default about 8 MB of expression, whole chunks of the file where it has chunks.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``expression(cell, gene)`` on Dask, in blocks of whole rows, in the units of the layer; coordinates
+        ``cell``, ``gene`` and ``cluster(cell)`` (None where a cell has no label).
+
+    Raises
+    ------
+    MissingFileError
+        If a path does not exist.
+    MissingKeyError
+        If a layer, column or gene is missing; the message names near misses.
+    InputError
+        If gene names repeat, there are no cells, or a file is no AnnData.
+
+    Notes
+    -----
+    Nothing but names and labels is read until the expression is computed, and tasks carry paths, not data, so
+    the Dataset works on process and remote workers that see the same paths. Rows of a CSC matrix are scattered
+    over the whole file: each block scans it once, and a warning says so.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, pandas as pd
+    >>> obs = pd.DataFrame({"state": ["a", "a", "b"]}, index=["c1", "c2", "c3"])
+    >>> adata = anndata.AnnData(np.eye(3, dtype="float32"), obs=obs)
+    >>> cells = open_cells(adata, cluster_key="state")
+    >>> dict(cells.sizes), cells.cluster.values.tolist()
+    ({'cell': 3, 'gene': 3}, ['a', 'a', 'b'])
+    """
+    import dask.array as da
+    import xarray as xr
+
+    items = list(source) if isinstance(source, list | tuple) else [source]
+    if not items:
+        raise UsageError("open_cells needs at least one source")
+    if block_cells is not None and block_cells < 1:
+        raise UsageError(f"block_cells={block_cells}; expected at least 1")
+    opened = [open_cell_source(item, layer=layer, cluster_key=cluster_key) for item in items]
+    names = np.asarray(opened[0].genes if genes is None else [str(gene) for gene in genes], dtype=np.str_)
+    _check_unique(names, "asked for" if genes is not None else opened[0].name)
+    parts = []
+    for part in opened:
+        columns = _columns(part, names)
+        rows = block_cells or block_rows(len(part.genes), part.chunk_rows, part.name)
+        parts.append(part.blocks(rows, columns))
+        _warn_if_scattered(part, rows)
+    n_cells = sum(len(part.cells) for part in opened)
+    if n_cells == 0:
+        raise InputError(f"{', '.join(part.name for part in opened)} has no cells")
+    labels = [label for part in opened for label in part.label_order]
+    return xr.Dataset(
+        {"expression": (("cell", "gene"), da.concatenate(parts, axis=0))},
+        coords={
+            "cell": np.concatenate([part.cells for part in opened]),
+            "gene": names.astype(object),
+            "cluster": (
+                "cell",
+                np.concatenate([part.labels for part in opened]),
+                {"labels": list(dict.fromkeys(labels))},
+            ),
+        },
+        attrs={
+            "layer": layer or "X",
+            "cluster_key": cluster_key or "",
+            "sources": [part.facts for part in opened],
+        },
+    )
+
+
+def cluster_codes(cells: xr.Dataset) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
+    """Return the cluster of every cell as a number, -1 for none, and the labels the numbers stand for.
+
+    Labels keep the order of their categories where they came from a categorical column, and are sorted
+    otherwise; labels that no cell has are left out.
+    """
+    import pandas as pd
+
+    values = cells["cluster"].to_numpy()
+    codes, uniques = pd.factorize(np.asarray(values, dtype=object), use_na_sentinel=True)
+    present = [str(label) for label in uniques]
+    order = [label for label in cells["cluster"].attrs.get("labels", []) if label in set(present)]
+    labels = order + sorted(set(present) - set(order))
+    position = {label: number for number, label in enumerate(labels)}
+    lookup = np.asarray([position[label] for label in present] + [-1], dtype=np.int32)
+    return lookup[codes], tuple(labels)
+
+
+def block_rows(n_genes: int, chunk_rows: int | None, name: str) -> int:
+    """Return how many rows to read at a time: about 8 MB, in whole chunks of the file where it has chunks."""
+    rows = _BLOCK_BYTES // (4 * max(1, n_genes))
+    rows = 2 ** int(np.log2(min(max(rows, _FEWEST_ROWS), _MOST_ROWS)))
+    if chunk_rows is None:
+        return rows
+    if chunk_rows <= 8 * rows:
+        return chunk_rows * max(1, rows // chunk_rows)
+    warnings.warn(
+        f"{name} is chunked in {chunk_rows:,} rows, more than fits a block of {rows:,}: each chunk is read "
+        f"{-(-chunk_rows // rows)} times; rewrite it with smaller chunks if reading is slow",
+        StabdaskWarning,
+        stacklevel=4,
+    )
+    return rows
+
+
+def _columns(part: CellSource, names: npt.NDArray[np.str_]) -> npt.NDArray[np.intp] | None:
+    """Return where the wanted genes are in a source, or None if it has just them in order."""
+    if np.array_equal(part.genes, names):
+        return None
+    _check_unique(part.genes, part.name)
+    where = {str(gene): position for position, gene in enumerate(part.genes)}
+    missing = [str(gene) for gene in names if str(gene) not in where]
+    if missing:
+        hint = near_misses(missing[0], where, noun="genes")
+        shown = ", ".join(repr(gene) for gene in missing[:5])
+        more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
+        raise MissingKeyError(f"{part.name} lacks gene {shown}{more}; {hint}")
+    return np.asarray([where[str(gene)] for gene in names], dtype=np.intp)
+
+
+def _check_unique(names: npt.NDArray[np.str_], where: str) -> None:
+    unique, counts = np.unique(names, return_counts=True)
+    if len(unique) < len(names):
+        repeated = ", ".join(repr(str(name)) for name in unique[counts > 1][:5])
+        raise InputError(
+            f"gene names repeat in {where} ({repeated}); make them unique, e.g. adata.var_names_make_unique()"
+        )
+
+
+def _warn_if_scattered(part: CellSource, rows: int) -> None:
+    if not part.scattered:
+        return
+    scans = -(-len(part.cells) // rows)
+    warnings.warn(
+        f"{part.name} stores the layer by columns (CSC): each of {scans:,} blocks scans all of it, "
+        f"{scans * part.n_bytes / 1e9:.1f} GB read in total; for a large atlas convert it once "
+        "(adata.layers[...] = adata.layers[...].tocsr())",
+        StabdaskWarning,
+        stacklevel=3,
+    )

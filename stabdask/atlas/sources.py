@@ -1,0 +1,341 @@
+"""Where cells come from: one source per file or AnnData object, read in blocks of whole rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.errors import InputError, MissingKeyError, near_misses
+from stabdask.files import existing_path, open_group
+
+if TYPE_CHECKING:
+    import dask.array as da
+    from anndata import AnnData
+
+__all__ = ["CellSource", "open_cell_source"]
+
+Columns = npt.NDArray[np.intp] | None
+
+_SCAN_ENTRIES = 2**22
+
+
+@dataclass(frozen=True)
+class CellSource:
+    """Cells of one file or object.
+
+    Attributes
+    ----------
+    name
+        What messages call it.
+    cells, genes
+        Names, ``(cell,)`` and ``(gene,)``.
+    labels
+        ``(cell,)`` cluster labels, None for a cell without one.
+    label_order
+        Labels in the order of their categories.
+    chunk_rows
+        Rows in a chunk of the file, or None where rows can be read one by one.
+    scattered
+        Whether reading a row means scanning the whole matrix (CSC).
+    n_bytes
+        Bytes of the matrix as stored.
+    facts
+        What identifies the input, for the fingerprint of a run.
+    blocks
+        Function of (rows per block, columns or None) that returns the expression as a Dask array of dense
+        whole-row blocks.
+    """
+
+    name: str
+    cells: npt.NDArray[np.object_]
+    genes: npt.NDArray[np.str_]
+    labels: npt.NDArray[np.object_]
+    label_order: tuple[str, ...]
+    chunk_rows: int | None
+    scattered: bool
+    n_bytes: int
+    facts: dict[str, Any]
+    blocks: Callable[[int, Columns], da.Array]
+
+
+def open_cell_source(
+    source: AnnData | str | Path, *, layer: str | None, cluster_key: str | None
+) -> CellSource:
+    """Open a path or an AnnData object.
+
+    Raises
+    ------
+    MissingFileError, MissingKeyError, InputError
+        As `stabdask.open_cells`.
+    """
+    if isinstance(source, str | Path):
+        return _from_path(existing_path(source, "atlas"), layer, cluster_key)
+    if not hasattr(source, "obs_names"):
+        raise InputError(f"expected a path or an AnnData, found {type(source).__name__}")
+    if getattr(source, "isbacked", False) and layer is None:
+        if source.is_view:
+            raise InputError("a view of a backed AnnData cannot be read in blocks; call .to_memory() on it first")
+        return _from_path(Path(source.filename), None, cluster_key)
+    return _from_object(source, layer, cluster_key)
+
+
+def _from_path(path: Path, layer: str | None, cluster_key: str | None) -> CellSource:
+    if path.is_dir():
+        return _from_root(open_group(path), path, layer, cluster_key)
+    import h5py
+
+    try:
+        root = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path} is neither an h5ad file nor a zarr AnnData ({error})") from error
+    with root:
+        return _from_root(root, path, layer, cluster_key)
+
+
+def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None) -> CellSource:
+    for needed in ("obs", "var"):
+        if needed not in root:
+            raise InputError(f"{path} has no {needed!r}; expected an AnnData file")
+    key = "X" if layer is None else f"layers/{layer}"
+    layers = list(root["layers"]) if "layers" in root else []
+    if layer is not None and layer not in layers:
+        raise _no_layer(layer, layers, path.name)
+    if layer is None and "X" not in root:
+        raise MissingKeyError(f"{path.name} has no X; choose a layer: {', '.join(map(repr, layers)) or 'none'}")
+    element = root[key]
+    cells, genes = _index(root["obs"]), _index(root["var"])
+    labels, order = _labels(_column(root["obs"], cluster_key, path.name), len(cells))
+    encoding = str(element.attrs.get("encoding-type", "array"))
+    scattered = encoding == "csc_matrix"
+    sparse = encoding in ("csr_matrix", "csc_matrix")
+    shape = tuple(element.attrs["shape"]) if sparse else element.shape
+    if shape != (len(cells), len(genes)):
+        raise InputError(f"{key} of {path.name} has shape {shape}; expected ({len(cells)}, {len(genes)})")
+    stored = element["data"] if sparse else element
+    status = path.stat()
+
+    def blocks(rows: int, columns: Columns) -> da.Array:
+        if scattered:
+            return _csc_blocks(path, key, shape, stored_dtype, rows, columns)
+        return _file_blocks(path, key, rows, columns)
+
+    stored_dtype = stored.dtype
+    return CellSource(
+        name=path.name,
+        cells=cells.astype(object),
+        genes=genes,
+        labels=labels,
+        label_order=order,
+        chunk_rows=None if sparse else _chunk_rows(element),
+        scattered=scattered,
+        n_bytes=int(stored.size * stored.dtype.itemsize * (2 if sparse else 1)),
+        facts={
+            "path": str(path.resolve()),
+            "bytes": status.st_size,
+            "modified_ns": status.st_mtime_ns,
+            "element": key,
+            "cluster_key": cluster_key or "",
+        },
+        blocks=blocks,
+    )
+
+
+def _from_object(adata: AnnData, layer: str | None, cluster_key: str | None) -> CellSource:
+    name = "the AnnData"
+    if layer is not None and layer not in adata.layers:
+        raise _no_layer(layer, list(adata.layers), name)
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise MissingKeyError(f"{name} has no X; choose a layer: {', '.join(map(repr, adata.layers)) or 'none'}")
+    columns = [str(column) for column in adata.obs.keys()]  # noqa: SIM118
+    if cluster_key is not None and cluster_key not in columns:
+        raise _no_column(cluster_key, columns, name)
+    values = None if cluster_key is None else adata.obs[cluster_key]
+    labels, order = _labels(values, adata.n_obs)
+    return CellSource(
+        name=name,
+        cells=np.asarray([str(cell) for cell in adata.obs_names], dtype=object),
+        genes=np.asarray([str(gene) for gene in adata.var_names], dtype=np.str_),
+        labels=labels,
+        label_order=order,
+        chunk_rows=None,
+        scattered=False,
+        n_bytes=int(getattr(matrix, "nbytes", 0) or 4 * matrix.shape[0] * matrix.shape[1]),
+        facts={"path": "", "element": layer or "X", "cluster_key": cluster_key or ""},
+        blocks=lambda rows, wanted: _memory_blocks(matrix, rows, wanted),
+    )
+
+
+def _file_blocks(path: Path, key: str, rows: int, columns: Columns) -> da.Array:
+    from anndata.experimental import read_elem_lazy
+
+    if path.is_dir():
+        lazy = read_elem_lazy(open_group(path)[key], chunks=(rows, -1))
+    else:
+        import h5py
+
+        with h5py.File(path, "r") as root:
+            lazy = read_elem_lazy(root[key], chunks=(rows, -1))
+    return _dense(lazy, columns)
+
+
+def _memory_blocks(matrix: Any, rows: int, columns: Columns) -> da.Array:
+    import dask.array as da
+    from scipy import sparse
+
+    if isinstance(matrix, da.Array):
+        return _dense(matrix.rechunk((rows, -1)), columns)
+    if sparse.issparse(matrix):
+        matrix = matrix.tocsr()
+    elif not isinstance(matrix, np.ndarray):
+        matrix = np.asarray(matrix)
+    n_cells, n_genes = matrix.shape
+    dtype = _float_dtype(matrix.dtype)
+    n_columns = n_genes if columns is None else len(columns)
+    starts = range(0, max(n_cells, 1), rows)
+    graph = {}
+    # Each task holds its own rows only, so that a partition never carries the rest of the atlas along.
+    token = f"cells-{id(matrix):x}-{np.random.default_rng().integers(2**62):x}"
+    for i, start in enumerate(starts):
+        graph[(token, i, 0)] = (_take, matrix[start : start + rows], columns, dtype)
+    sizes = tuple(min(rows, n_cells - start) for start in starts)
+    return da.Array(graph, token, chunks=(sizes, (n_columns,)), dtype=dtype)
+
+
+def _csc_blocks(
+    path: Path, key: str, shape: tuple[int, int], dtype: np.dtype[Any], rows: int, columns: Columns
+) -> da.Array:
+    import dask.array as da
+
+    out = _float_dtype(dtype)
+    n_columns = shape[1] if columns is None else len(columns)
+    token = f"csc-{np.random.default_rng().integers(2**62):x}"
+    graph = {}
+    sizes = []
+    for i, start in enumerate(range(0, max(shape[0], 1), rows)):
+        stop = min(start + rows, shape[0])
+        graph[(token, i, 0)] = (_scan_csc, str(path), key, start, stop, shape[1], columns, out)
+        sizes.append(stop - start)
+    return da.Array(graph, token, chunks=(tuple(sizes), (n_columns,)), dtype=out)
+
+
+def _scan_csc(
+    path: str, key: str, start: int, stop: int, n_genes: int, columns: Columns, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Collect rows of a CSC matrix on disk in one pass over it, in bounded memory."""
+    import h5py
+
+    wanted = np.arange(n_genes) if columns is None else columns
+    position = np.full(n_genes, -1)
+    position[wanted] = np.arange(len(wanted))
+    out = np.zeros((stop - start, len(wanted)), dtype=dtype)
+    root = open_group(path) if Path(path).is_dir() else h5py.File(path, "r")
+    try:
+        element = root[key]
+        pointers = element["indptr"][...]
+        first = 0
+        while first < n_genes:
+            last = int(np.searchsorted(pointers, pointers[first] + _SCAN_ENTRIES, side="right")) - 1
+            last = min(max(last, first + 1), n_genes)
+            low, high = int(pointers[first]), int(pointers[last])
+            row = element["indices"][low:high]
+            inside = (row >= start) & (row < stop)
+            column = np.repeat(np.arange(first, last), np.diff(pointers[first : last + 1]))[inside]
+            target = position[column]
+            kept = target >= 0
+            values = element["data"][low:high][inside][kept]
+            np.add.at(out, (row[inside][kept] - start, target[kept]), values)
+            first = last
+    finally:
+        if hasattr(root, "close"):
+            root.close()
+    return out
+
+
+def _dense(lazy: da.Array, columns: Columns) -> da.Array:
+    """Cut a Dask array of whole-row blocks, dense or sparse, to `columns` and make the blocks dense."""
+    dtype = _float_dtype(lazy.dtype)
+    width = lazy.shape[1] if columns is None else len(columns)
+    return lazy.map_blocks(
+        _take, columns, dtype, dtype=dtype, chunks=(lazy.chunks[0], (width,)), meta=np.empty((0, 0), dtype=dtype)
+    )
+
+
+def _take(block: Any, columns: Columns, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if columns is not None:
+        block = block[:, columns]
+    if hasattr(block, "toarray"):
+        block = block.toarray()
+    return np.asarray(block, dtype=dtype)
+
+
+def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    dtype = np.dtype(dtype)
+    return dtype if dtype in (np.dtype(np.float32), np.dtype(np.float64)) else np.dtype(np.float64)
+
+
+def _chunk_rows(element: Any) -> int | None:
+    shards = getattr(element, "shards", None)
+    chunks = shards or getattr(element, "chunks", None)
+    return int(chunks[0]) if chunks else None
+
+
+def _index(frame: Any) -> npt.NDArray[np.str_]:
+    from anndata.io import read_elem
+
+    if not hasattr(frame, "keys"):  # a table of a file older than AnnData 0.7
+        return np.asarray([str(name) for name in read_elem(frame).index], dtype=np.str_)
+    values = read_elem(frame[frame.attrs.get("_index", "_index")])
+    return np.asarray([str(v.decode() if isinstance(v, bytes) else v) for v in values], dtype=np.str_)
+
+
+def _column(frame: Any, key: str | None, name: str) -> Any:
+    from anndata.io import read_elem
+
+    if key is None:
+        return None
+    if not hasattr(frame, "keys") or "__categories" in frame:
+        table = read_elem(frame)
+        if key in table:
+            return table[key]
+        raise _no_column(key, list(table.columns), name)
+    order = [str(column) for column in frame.attrs.get("column-order", list(frame))]
+    if key not in order:
+        raise _no_column(key, order, name)
+    return read_elem(frame[key])
+
+
+def _labels(values: Any, n_cells: int) -> tuple[npt.NDArray[np.object_], tuple[str, ...]]:
+    """Return labels as strings with None for missing ones, and their order."""
+    import pandas as pd
+
+    if values is None:
+        return np.full(n_cells, "all", dtype=object), ("all",)
+    if isinstance(values, pd.Series):
+        values = values.array
+    if not isinstance(values, pd.Categorical):
+        values = pd.Categorical(np.asarray(values))
+    names = [_label(category) for category in values.categories]
+    lookup = np.asarray([*names, None], dtype=object)
+    return lookup[np.asarray(values.codes)], tuple(names)
+
+
+def _label(category: Any) -> str:
+    if isinstance(category, bytes):
+        return category.decode()
+    if isinstance(category, float) and category.is_integer():
+        return str(int(category))
+    return str(category)
+
+
+def _no_layer(layer: str, layers: list[str], name: str) -> MissingKeyError:
+    return MissingKeyError(f"no layer {layer!r} in {name}; {near_misses(layer, layers, noun='layers')}")
+
+
+def _no_column(key: str, columns: list[str], name: str) -> MissingKeyError:
+    return MissingKeyError(f"no column {key!r} in obs of {name}; {near_misses(key, columns, noun='columns')}")

@@ -1,0 +1,1 @@
+"""Orchestration: plans, partitions, stores and receipts; the only layer that knows distributed."""

@@ -1,0 +1,272 @@
+"""The pure block function: expression in, named arrays out.
+
+The lazy Dataset, the durable run and the tests all call this one function.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.fields.base import Array, Field, Linearization
+from stabdask.kernels.eig import canonical_phase, eig
+from stabdask.kernels.threads import single_threaded_blas
+from stabdask.run.options import Options
+from stabdask.schema import VARIABLES, Status
+
+__all__ = ["NO_LABEL", "SKIPPED", "BlockTimes", "batch_cells", "compute_block", "output_shapes"]
+
+NO_LABEL, SKIPPED = -1, -2
+"""Cluster codes of cells without a label, and of cells whose cluster has no model and is left out."""
+
+_BATCH_BYTES = 16 * 2**20
+_TOP = 3  # a conjugate pair and what follows it: enough for the abscissa, its frequency and the gap
+
+
+@dataclass
+class BlockTimes:
+    """Seconds a block spent, by part."""
+
+    closed_form_s: float = 0.0
+    cores_s: float = 0.0
+    eig_s: float = 0.0
+    lift_s: float = 0.0
+
+
+def output_shapes(options: Options, field: Field, n_cells: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every variable for `n_cells` cells."""
+    sizes = {
+        "cell": n_cells,
+        "mode": options.stored_modes(field),
+        "vector_mode": options.vector_modes(field),
+        "gene": field.n_genes,
+        "regulator": len(field.regulator_index),
+        "pair": len(options.elements),
+    }
+    return {name: tuple(sizes[dim] for dim in VARIABLES[name].dims) for name in options.variables()}
+
+
+def batch_cells(options: Options, field: Field) -> int:
+    """Return how many cores are solved in one call: about 16 MB of them and of their vectors.
+
+    It depends on the field and the options alone, never on memory or workers, so that results do not.
+    """
+    k = max(1, field.largest_core)
+    per_cell = 8 * k * k
+    if options.vectors != "none":
+        per_cell += 16 * options.vector_modes(field) * (2 * field.n_genes + k) + 32 * k * k
+    return int(np.clip(_BATCH_BYTES // per_cell, 1, 1024))
+
+
+def compute_block(
+    expression: npt.NDArray[Any],
+    codes: npt.NDArray[np.integer[Any]],
+    field: Field,
+    options: Options,
+    *,
+    columns: npt.NDArray[np.intp] | None = None,
+    cells: npt.NDArray[Any] | None = None,
+    times: BlockTimes | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Compute every variable asked for, for a block of cells.
+
+    Parameters
+    ----------
+    expression
+        ``(cell, gene)`` in the order of the atlas.
+    codes
+        ``(cell,)``: number of each cell's cluster in ``field.clusters``; -1 for a cell without a label and -2
+        for one to be left out.
+    field
+        The velocity field.
+    options
+        What to compute.
+    columns
+        ``(field gene,)`` positions of the field's genes among those of `expression`; None if the same.
+    cells
+        ``(cell,)`` names for messages; numbers if not given.
+    times
+        Filled with the seconds spent, if given.
+
+    Returns
+    -------
+    dict
+        Arrays named and filled as `stabdask.schema` says, one per variable of `options`.
+
+    Raises
+    ------
+    InputError
+        If finite expression is outside the domain of the field.
+    """
+    n_cells = len(expression)
+    out = {
+        name: VARIABLES[name].empty(shape, options.dtype)
+        for name, shape in output_shapes(options, field, n_cells).items()
+    }
+    out["status"][codes == NO_LABEL] = Status.NON_FINITE_INPUT
+    out["status"][codes == SKIPPED] = Status.NO_MODEL
+    names = np.arange(n_cells) if cells is None else cells
+    times = BlockTimes() if times is None else times
+    with single_threaded_blas():
+        for cluster in np.unique(codes[codes >= 0]):
+            rows = np.flatnonzero(codes == cluster)
+            x = expression[rows] if columns is None else expression[rows][:, columns]
+            x = x.astype(np.float64)
+            finite = np.isfinite(x).all(axis=1)
+            out["status"][rows[~finite]] = Status.NON_FINITE_INPUT
+            if not finite.all():
+                rows, x = rows[finite], x[finite]
+            if len(rows):
+                field.check_expression(x, int(cluster), names[rows])
+                _compute_cluster(field.linearize(x, int(cluster)), rows, field, options, out, times)
+    return out
+
+
+def _compute_cluster(
+    linear: Linearization,
+    rows: npt.NDArray[np.intp],
+    field: Field,
+    options: Options,
+    out: dict[str, npt.NDArray[Any]],
+    times: BlockTimes,
+) -> None:
+    """Fill `out` at `rows` from the linearization of those cells."""
+    start = time.perf_counter()
+    out["status"][rows] = Status.OK
+    out["active"][rows] = linear.active
+    closed_forms = {
+        "trace": linear.trace,
+        "rotational_norm": linear.rotational_norm,
+        "speed": linear.speed,
+        "near_switch_count": linear.near_switch_count,
+    }
+    for name, compute in closed_forms.items():
+        if name in out:
+            out[name][rows] = compute()
+    if "element" in out:
+        out["element"][rows] = linear.elements(*options.element_index(field))
+    times.closed_form_s += time.perf_counter() - start
+    if options.spectrum == "none":
+        return
+    rest, counts = linear.rest_leading(), linear.rest_counts(options.tolerance)
+    sizes = linear.sizes
+    # Cells with cores of similar size go together: little padding, few calls.
+    order = np.argsort(sizes, kind="stable")
+    step = batch_cells(options, field)
+    leading = np.empty((len(rows), _TOP), dtype=np.complex128)
+    for first in range(0, len(order), step):
+        members = order[first : first + step]
+        leading[members] = _solve_batch(linear, members, rows[members], sizes[members], options, out, times)
+    start = time.perf_counter()
+    _spectral_scalars(rows, leading, rest, counts, out)
+    times.closed_form_s += time.perf_counter() - start
+
+
+def _solve_batch(
+    linear: Linearization,
+    members: npt.NDArray[np.intp],
+    rows: npt.NDArray[np.intp],
+    sizes: npt.NDArray[np.intp],
+    options: Options,
+    out: dict[str, npt.NDArray[Any]],
+    times: BlockTimes,
+) -> npt.NDArray[np.complex128]:
+    """Solve the cores of `members`, write their results at `rows`, return their leading eigenvalues."""
+    start = time.perf_counter()
+    cores = linear.cores(members)
+    built = time.perf_counter()
+    modes = out["right_vector"].shape[1] if "right_vector" in out else None
+    result = eig(
+        cores,
+        sizes=sizes,
+        modes=modes,
+        vectors=options.vectors,
+        dtype=options.dtype,
+        backend=options.backend,
+    )
+    solved = time.perf_counter()
+    times.cores_s += built - start
+    times.eig_s += solved - built
+    out["status"][rows] = result.status
+    kept = min(out["eigenvalue"].shape[1], result.eigenvalues.shape[1])
+    out["eigenvalue"][rows, :kept] = result.eigenvalues[:, :kept]
+    # Scalars see the whole core even where only its leading modes are kept.
+    _core_counts(rows, result.eigenvalues, options.tolerance, out)
+    for name, values in (("residual", result.residual), ("trace_defect", result.trace_defect)):
+        if name in out:
+            out[name][rows] = values
+    if result.right is not None:
+        shown = result.right.shape[1]
+        values = result.eigenvalues[:, :shown]
+        missing = np.isnan(values.real)
+        lifted, degenerate = linear.lift_right(members, np.where(missing, 0.0, values), result.right)
+        _write_vectors(out["right_vector"], rows, lifted, missing)
+        out["status"][rows[degenerate & (result.status == Status.OK)]] = Status.DEFECTIVE
+        if result.left is not None:
+            _write_vectors(out["left_vector"], rows, linear.lift_left(members, result.left), missing)
+    times.lift_s += time.perf_counter() - solved
+    return _leading(result.eigenvalues)
+
+
+def _write_vectors(
+    target: npt.NDArray[Any],
+    rows: npt.NDArray[np.intp],
+    lifted: npt.NDArray[Any],
+    missing: npt.NDArray[np.bool_],
+) -> None:
+    unit = canonical_phase(lifted)
+    unit[missing] = complex(np.nan, np.nan)
+    target[rows, : unit.shape[1]] = unit
+
+
+def _core_counts(
+    rows: npt.NDArray[np.intp], values: npt.NDArray[Any], tolerance: float, out: dict[str, npt.NDArray[Any]]
+) -> None:
+    """Write how many eigenvalues of the core are unstable and stable."""
+    if "unstable_count" in out:
+        out["unstable_count"][rows] = (values.real > tolerance).sum(axis=1)
+    if "stable_count" in out:
+        out["stable_count"][rows] = (values.real < -tolerance).sum(axis=1)
+
+
+def _leading(values: npt.NDArray[Any]) -> npt.NDArray[np.complex128]:
+    """Return the leading eigenvalues of each core, ``(cell, 3)``; -inf where there are fewer."""
+    top = np.full((len(values), _TOP), complex(-np.inf, 0.0))
+    width = min(_TOP, values.shape[1])
+    leading = values[:, :width].astype(np.complex128)
+    top[:, :width] = np.where(np.isnan(leading.real), complex(-np.inf, 0.0), leading)
+    return top
+
+
+def _spectral_scalars(
+    rows: npt.NDArray[np.intp],
+    core: npt.NDArray[np.complex128],
+    rest: Array,
+    counts: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]],
+    out: dict[str, npt.NDArray[Any]],
+) -> None:
+    """Merge the leading eigenvalues of core and rest into the scalars of the complete spectrum."""
+    merged = np.concatenate([core, rest.astype(np.complex128)], axis=1)
+    order = np.lexsort((-merged.imag, -merged.real), axis=1)
+    merged = np.take_along_axis(merged, order, axis=1)
+    leading = merged[:, 0]
+    # The conjugate of an oscillating leading mode belongs to it; the next distinct mode comes after.
+    paired = (leading.imag != 0) & (merged[:, 1] == leading.conj())
+    following = np.where(paired, merged[:, 2].real, merged[:, 1].real)
+    solved = np.isin(out["status"][rows], (Status.OK, Status.INACCURATE, Status.DEFECTIVE))
+    exists = solved & np.isfinite(leading.real)
+    scalars = {
+        "spectral_abscissa": np.where(exists, leading.real, np.nan),
+        "leading_frequency": np.where(exists, np.abs(leading.imag), np.nan),
+        "spectral_gap": np.where(exists & np.isfinite(following), leading.real - following, np.nan),
+    }
+    for name, values in scalars.items():
+        if name in out:
+            out[name][rows] = values
+    for name, rest_count in zip(("unstable_count", "stable_count"), counts, strict=True):
+        if name in out:
+            out[name][rows] = np.where(solved, out[name][rows] + rest_count, -1)

@@ -1,0 +1,312 @@
+"""Cells, field and options brought together and checked: everything a run needs, before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.atlas.cells import cluster_codes
+from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
+from stabdask.fields.base import Field
+from stabdask.run.block import NO_LABEL, SKIPPED
+from stabdask.run.options import Options, make_options
+from stabdask.run.preflight import Preflight, preflight
+from stabdask.run.sizing import block_and_partition
+from stabdask.schema import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+
+__all__ = ["Job", "RunSpec", "prepare"]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides the bytes of a result; its hash is the fingerprint of a run.
+
+    Attributes
+    ----------
+    n_cells, n_genes, n_modes, n_vector_modes
+        Sizes of the result.
+    partition_cells, block_cells
+        Cells in a partition and in a block of it.
+    labels
+        Cluster labels of the atlas.
+    models
+        Cluster of the field used for each label, or None where its cells are left out.
+    field
+        Fingerprint of the field.
+    cells
+        What identifies the input: hashes of names, labels and sampled content, files with size and time.
+    options
+        What is computed.
+    format_version
+        Version of the store layout.
+    """
+
+    n_cells: int
+    n_genes: int
+    n_modes: int
+    n_vector_modes: int
+    partition_cells: int
+    block_cells: int
+    labels: tuple[str, ...]
+    models: tuple[str | None, ...]
+    field: str
+    cells: dict[str, Any]
+    options: Options
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def n_partitions(self) -> int:
+        """Number of partitions."""
+        return -(-self.n_cells // self.partition_cells)
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        """Return the first cell of `partition` and the one after its last."""
+        start = partition * self.partition_cells
+        return start, min(start + self.partition_cells, self.n_cells)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return {**asdict(self), "options": self.options.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunSpec:
+        """Return what `to_dict` wrote."""
+        return cls(
+            **{
+                **values,
+                "labels": tuple(values["labels"]),
+                "models": tuple(values["models"]),
+                "options": Options.from_dict(values["options"]),
+            }
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of everything above except where the input lies: equal fingerprints give equal bytes."""
+        values = self.to_dict()
+        values["cells"] = {**values["cells"], "sources": [_placeless(s) for s in values["cells"]["sources"]]}
+        text = json.dumps(values, sort_keys=True, ensure_ascii=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def differences(self, other: RunSpec) -> list[str]:
+        """Return sentences on what differs from `other`, for the message that refuses to mix two runs."""
+        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
+        return [
+            f"{key} is {_short(mine.get(key))} there and {_short(theirs.get(key))} here"
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key) != theirs.get(key) and not key.endswith(".path")
+        ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked request.
+
+    Attributes
+    ----------
+    spec
+        What decides the result.
+    cells
+        The atlas.
+    field
+        The velocity field.
+    label_codes
+        ``(cell,)`` numbers into ``spec.labels``, -1 for none.
+    model_codes
+        ``(cell,)`` numbers into ``field.clusters``, -1 for no label, -2 for left out.
+    columns
+        Positions of the field's genes in the atlas, or None if they are the same.
+    sample
+        What the look at the data before the run found.
+    """
+
+    spec: RunSpec
+    cells: xr.Dataset
+    field: Field
+    label_codes: npt.NDArray[np.int32]
+    model_codes: npt.NDArray[np.int32]
+    columns: npt.NDArray[np.intp] | None
+    sample: Preflight
+
+    @property
+    def expression(self) -> da.Array:
+        """The expression as a Dask array ``(cell, gene of the atlas)``."""
+        return self.cells["expression"].data  # type: ignore[no-any-return]
+
+
+def prepare(
+    cells: xr.Dataset,
+    field: Field,
+    *,
+    missing_cluster: str = "error",
+    partition_cells: int | None = None,
+    **options: Any,
+) -> Job:
+    """Check cells, field and options against each other.
+
+    Parameters
+    ----------
+    cells
+        From `stabdask.open_cells`, or any Dataset of the same form.
+    field
+        The velocity field.
+    missing_cluster
+        What to do with cells whose cluster the field was not fitted for: ``"error"``; ``"skip"`` to leave
+        them out (status 5); or ``"W_<cluster>"`` to use that cluster's parameters, e.g. ``"W_all"``.
+    partition_cells
+        Cells in a partition; chosen from the size of the job if not given.
+    **options
+        See `stabdask.run.options.Options`.
+
+    Returns
+    -------
+    Job
+
+    Raises
+    ------
+    StabdaskError
+        If anything about the input makes the run impossible; nothing has been written then.
+    """
+    import dask.array as da
+
+    if not isinstance(field, Field):
+        raise UsageError(f"field is a {type(field).__name__}; expected a Field, e.g. from stabdask.read_field")
+    _check_dataset(cells)
+    checked = make_options(field, **options)
+    columns = _align(cells["gene"].to_numpy(), field)
+    codes, labels = cluster_codes(cells)
+    models, numbers = _models(labels, field, missing_cluster)
+    lookup = np.asarray([*numbers, NO_LABEL], dtype=np.int32)
+    model_codes = lookup[codes]
+    if not isinstance(cells["expression"].data, da.Array):
+        cells = cells.chunk({"cell": 1024, "gene": -1})
+    elif len(cells["expression"].data.chunks[1]) > 1:
+        cells = cells.chunk({"gene": -1})
+    expression = cells["expression"].data
+    if partition_cells is not None and partition_cells < 1:
+        raise UsageError(f"partition_cells={partition_cells}; expected at least 1")
+    block, partition = block_and_partition(expression, field, checked, partition_cells)
+    sample = preflight(cells, field, model_codes, columns)
+    spec = RunSpec(
+        n_cells=len(codes),
+        n_genes=field.n_genes,
+        n_modes=checked.stored_modes(field),
+        n_vector_modes=checked.vector_modes(field),
+        partition_cells=partition,
+        block_cells=block,
+        labels=labels,
+        models=models,
+        field=field.fingerprint,
+        cells=_identity(cells, codes, sample),
+        options=checked,
+    )
+    return Job(spec, cells, field, codes, model_codes, columns, sample)
+
+
+def _check_dataset(cells: xr.Dataset) -> None:
+    for name, dims in (("expression", ("cell", "gene")), ("cluster", ("cell",)), ("gene", ("gene",))):
+        if name not in getattr(cells, "variables", {}):
+            raise MissingKeyError(f"the cells have no variable {name!r}; expected a Dataset from open_cells")
+        if cells[name].dims != dims:
+            raise InputError(f"{name!r} of the cells has dimensions {cells[name].dims}; expected {dims}")
+    if cells.sizes["cell"] == 0:
+        raise InputError("there are no cells; expected at least one")
+    if cells["expression"].dtype.kind not in "fiub":
+        raise InputError(f"the expression has dtype {cells['expression'].dtype}; expected numbers")
+
+
+def _align(genes: npt.NDArray[Any], field: Field) -> npt.NDArray[np.intp] | None:
+    """Return where the field's genes are among those of the atlas."""
+    names = [str(gene) for gene in genes]
+    where = {name: position for position, name in enumerate(names)}
+    if len(where) < len(names):
+        repeated = sorted({name for name in names if names.count(name) > 1})[:5] if len(names) < 10_000 else []
+        raise InputError(f"gene names of the cells repeat ({', '.join(repeated)}); make them unique")
+    wanted = field.genes.tolist()
+    if names == wanted:
+        return None
+    missing = [gene for gene in wanted if gene not in where]
+    if missing:
+        shown = ", ".join(repr(gene) for gene in missing[:5])
+        more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
+        raise MissingKeyError(
+            f"the atlas lacks {len(missing):,} of the field's {len(wanted):,} genes: {shown}{more}; "
+            + near_misses(missing[0], names, noun="genes")
+        )
+    return np.asarray([where[gene] for gene in wanted], dtype=np.intp)
+
+
+def _models(
+    labels: Sequence[str], field: Field, missing_cluster: str
+) -> tuple[tuple[str | None, ...], list[int]]:
+    """Return, per label of the atlas, the field's cluster (None: left out) and its number."""
+    unknown = [label for label in labels if label not in field.clusters]
+    fallback: str | None = None
+    if unknown and missing_cluster == "error":
+        shown = ", ".join(repr(label) for label in unknown[:5])
+        raise MissingKeyError(
+            f"the field has no parameters (W_<cluster>) for {shown}; "
+            f"{near_misses(unknown[0], field.clusters, noun='clusters of the field')}. Choose another cluster "
+            "key, or missing_cluster='skip' to leave those cells out, or e.g. missing_cluster='W_all' to use the "
+            "parameters of 'all'"
+        )
+    if missing_cluster not in ("error", "skip"):
+        fallback = missing_cluster.removeprefix("W_")
+        if not missing_cluster.startswith("W_") or fallback not in field.clusters:
+            options = ("error", "skip", *(f"W_{label}" for label in field.clusters))
+            hint = near_misses(missing_cluster, options, noun="choices")
+            raise MissingKeyError(f"missing_cluster={missing_cluster!r} is not possible; {hint}")
+    models = tuple(label if label in field.clusters else fallback for label in labels)
+    return models, [SKIPPED if model is None else field.cluster_number(model) for model in models]
+
+
+def _identity(cells: xr.Dataset, codes: npt.NDArray[np.int32], sample: Preflight) -> dict[str, Any]:
+    names = cells["cell"].to_numpy() if "cell" in cells.coords else np.arange(len(codes))
+    return {
+        "dtype": str(cells["expression"].dtype),
+        "names": _hash_names(names),
+        "genes": _hash_names(cells["gene"].to_numpy()),
+        "labels": hashlib.blake2b(codes.astype("<i4").tobytes(), digest_size=16).hexdigest(),
+        "content": sample.digest,
+        "sources": [dict(source) for source in cells.attrs.get("sources", [])],
+    }
+
+
+def _hash_names(names: npt.NDArray[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names.tolist():
+        digest.update(str(name).encode() + b"\x00")
+    return digest.hexdigest()
+
+
+def _placeless(source: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in source.items() if key != "path"}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for number, item in enumerate(value):
+                out |= _flat(item, f"{prefix}{key}[{number}].")
+        else:
+            out[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

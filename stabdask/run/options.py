@@ -1,0 +1,177 @@
+"""What a caller may ask to be computed, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from stabdask.errors import MissingKeyError, UsageError, near_misses
+from stabdask.fields.base import Field, Index
+from stabdask.kernels.eig import Vectors, resolve_backend
+from stabdask.schema import CLOSED_FORM_QUANTITIES, DEFAULT_QUANTITIES, SCALARS, VARIABLES
+
+__all__ = ["Options", "Spectrum", "make_options"]
+
+Spectrum = Literal["full", "leading", "none"]
+
+_DEFAULT_MODES = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compute for every cell; equal options give equal bytes.
+
+    Attributes
+    ----------
+    spectrum
+        ``"full"``: all eigenvalues of the core are kept. ``"leading"``: only the leading `modes`.
+        ``"none"``: no eigenvalues, only closed forms.
+    modes
+        Number of leading modes whose eigenvectors (and, with ``"leading"``, eigenvalues) are kept.
+    vectors
+        ``"none"``, ``"right"`` or ``"both"``.
+    elements
+        (effector, regulator) pairs of gene names.
+    quantities
+        Names of scalars to keep.
+    dtype
+        Precision of the eigensolver, ``"float64"`` or ``"float32"``.
+    backend
+        Eigensolver backend.
+    tolerance
+        Real parts within plus or minus this, in 1/time, count neither as stable nor as unstable.
+    """
+
+    spectrum: Spectrum
+    modes: int
+    vectors: Vectors
+    elements: tuple[tuple[str, str], ...]
+    quantities: tuple[str, ...]
+    dtype: str
+    backend: str
+    tolerance: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as JSON-ready values."""
+        return {**asdict(self), "elements": [list(pair) for pair in self.elements]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Options:
+        """Return the options that `to_dict` wrote."""
+        pairs = tuple((str(i), str(j)) for i, j in values["elements"])
+        return cls(**{**values, "elements": pairs, "quantities": tuple(values["quantities"])})
+
+    def variables(self) -> tuple[str, ...]:
+        """Return the names of the variables these options produce, in registry order."""
+        wanted = {"active", "status", *self.quantities}
+        if self.spectrum != "none":
+            wanted |= {"eigenvalue"}
+        if self.vectors != "none":
+            wanted |= {"right_vector"}
+        if self.vectors == "both":
+            wanted |= {"left_vector"}
+        if self.elements:
+            wanted |= {"element"}
+        return tuple(name for name in VARIABLES if name in wanted)
+
+    def stored_modes(self, field: Field) -> int:
+        """Return how many eigenvalues a cell has in the result."""
+        return min(self.modes, field.largest_core) if self.spectrum == "leading" else field.largest_core
+
+    def vector_modes(self, field: Field) -> int:
+        """Return how many modes have vectors."""
+        return min(self.modes, field.largest_core)
+
+    def element_index(self, field: Field) -> tuple[Index, Index]:
+        """Return the positions of the effectors and of the regulators of the pairs."""
+        where = {str(gene): position for position, gene in enumerate(field.genes)}
+        return (
+            np.asarray([where[i] for i, _ in self.elements], dtype=np.intp),
+            np.asarray([where[j] for _, j in self.elements], dtype=np.intp),
+        )
+
+
+def make_options(
+    field: Field,
+    *,
+    spectrum: str = "full",
+    modes: int | None = None,
+    vectors: str = "none",
+    elements: Sequence[tuple[str, str]] = (),
+    quantities: Sequence[str] | None = None,
+    dtype: str = "float64",
+    backend: str = "auto",
+    tolerance: float = 0.0,
+) -> Options:
+    """Check what a caller asked for against the field and the registry.
+
+    Raises
+    ------
+    UsageError
+        If an option has an impossible value or two contradict each other.
+    MissingKeyError
+        If an element names a gene the field does not have, or a quantity is unknown.
+    BackendUnavailableError
+        If the backend is not installed.
+    """
+    _one_of("spectrum", spectrum, ("full", "leading", "none"))
+    _one_of("vectors", vectors, ("none", "right", "both"))
+    precision = str(np.dtype(dtype)) if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
+    _one_of("dtype", precision, ("float64", "float32"))
+    if spectrum == "none" and vectors != "none":
+        raise UsageError(f"vectors={vectors!r} needs a spectrum; expected spectrum='full' or 'leading'")
+    if modes is not None and modes < 1:
+        raise UsageError(f"modes={modes}; expected at least 1")
+    if not (np.isfinite(tolerance) and tolerance >= 0):
+        raise UsageError(f"tolerance={tolerance}; expected a finite value >= 0, in 1/time")
+    return Options(
+        spectrum=spectrum,  # type: ignore[arg-type]
+        modes=_DEFAULT_MODES if modes is None else int(modes),
+        vectors=vectors,  # type: ignore[arg-type]
+        elements=_pairs(field, elements),
+        quantities=_quantities(quantities, spectrum, vectors),
+        dtype=precision,
+        backend=resolve_backend(backend),
+        tolerance=float(tolerance),
+    )
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+def _pairs(field: Field, elements: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    known = set(field.genes.tolist())
+    pairs: dict[tuple[str, str], None] = {}
+    for pair in elements:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise UsageError(f"element {pair!r}; expected an (effector, regulator) pair of gene names")
+        for gene in pair:
+            if str(gene) not in known:
+                hint = near_misses(str(gene), field.genes.tolist(), noun="genes")
+                raise MissingKeyError(f"gene {gene!r} in elements is not in the field; {hint}")
+        pairs[(str(pair[0]), str(pair[1]))] = None
+    return tuple(pairs)
+
+
+def _quantities(asked: Sequence[str] | None, spectrum: str, vectors: str) -> tuple[str, ...]:
+    available = [name for name in SCALARS if spectrum != "none" or name in CLOSED_FORM_QUANTITIES]
+    if vectors == "none":
+        available.remove("residual") if "residual" in available else None
+    if asked is None:
+        wanted = set(DEFAULT_QUANTITIES) | ({"residual"} if vectors != "none" else set())
+        return tuple(name for name in available if name in wanted)
+    for name in asked:
+        if name not in SCALARS:
+            hint = near_misses(name, SCALARS, noun="quantities")
+            raise MissingKeyError(f"unknown quantity {name!r}; {hint}")
+        if name not in available:
+            needs = "eigenvectors (vectors='right')" if name == "residual" else "a spectrum"
+            raise UsageError(f"quantity {name!r} needs {needs}, which was not asked for")
+    return tuple(name for name in available if name in set(asked))
+
+

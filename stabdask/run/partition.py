@@ -1,0 +1,177 @@
+"""One partition, start to finish: read, compute block by block, write, leave a receipt."""
+
+from __future__ import annotations
+
+import pickle
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.errors import UsageError
+from stabdask.fields.storage import open_field_cached
+from stabdask.run.block import BlockTimes, compute_block, output_shapes
+from stabdask.run.job import Job, RunSpec
+from stabdask.run.receipts import Receipt, write_receipt
+from stabdask.run.store import field_path, package_versions, write_partition
+from stabdask.schema import VARIABLES, Status
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+__all__ = ["PartitionTask", "make_task", "run_partition"]
+
+
+@dataclass(frozen=True)
+class PartitionTask:
+    """All a worker needs for one partition; small, because data and field are opened by path.
+
+    Attributes
+    ----------
+    store
+        Path of the store, which also holds the field.
+    spec
+        What the run computes.
+    partition
+        Its number.
+    attempt
+        Which try this is.
+    rows
+        The partition's expression: a pickled Dask array of just the blocks it needs. Bytes, so that the
+        scheduler does not take it apart.
+    model_codes
+        ``(cell,)`` clusters of the field.
+    columns
+        Positions of the field's genes in the atlas, or None.
+    names
+        ``(cell,)`` names, for messages.
+    """
+
+    store: str
+    spec: RunSpec
+    partition: int
+    attempt: int
+    rows: bytes
+    model_codes: npt.NDArray[np.int32]
+    columns: npt.NDArray[np.intp] | None
+    names: npt.NDArray[Any]
+
+
+def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> PartitionTask:
+    """Return the task of one partition.
+
+    Raises
+    ------
+    UsageError
+        If the expression was persisted on a cluster, whose data a task cannot carry.
+    """
+    import cloudpickle
+    import dask
+
+    start, stop = job.spec.bounds(partition)
+    (rows,) = dask.optimize(job.expression[start:stop])
+    if any(type(value).__name__ == "Future" for value in dict(rows.dask).values()):
+        raise UsageError("the expression was persisted on a cluster; pass the cells as open_cells returned them")
+    names = job.cells["cell"].to_numpy() if "cell" in job.cells.coords else np.arange(job.spec.n_cells)
+    return PartitionTask(
+        store=str(store),
+        spec=job.spec,
+        partition=partition,
+        attempt=attempt,
+        rows=cloudpickle.dumps(rows),
+        model_codes=job.model_codes[start:stop],
+        columns=job.columns,
+        names=names[start:stop],
+    )
+
+
+def run_partition(task: PartitionTask) -> Receipt:
+    """Compute and write one partition and return its receipt, which is written last.
+
+    Raises
+    ------
+    InputError
+        If expression is outside the domain of the field.
+    OutputError
+        If the store cannot be written.
+    """
+    begin = time.perf_counter()
+    spec = task.spec
+    start, stop = spec.bounds(task.partition)
+    field = open_field_cached(str(field_path(task.store)), spec.field)
+    shapes = output_shapes(spec.options, field, stop - start)
+    out = {name: VARIABLES[name].empty(shape, spec.options.dtype) for name, shape in shapes.items()}
+    times = BlockTimes()
+    read_s = 0.0
+    reader = _blocks(pickle.loads(task.rows), spec.block_cells)  # noqa: S301 - made by make_task, never read from a file
+    while True:
+        before = time.perf_counter()
+        block = next(reader, None)
+        read_s += time.perf_counter() - before
+        if block is None:
+            break
+        first, expression = block
+        cells = slice(first, first + len(expression))
+        result = compute_block(
+            expression,
+            task.model_codes[cells],
+            field,
+            spec.options,
+            columns=task.columns,
+            cells=task.names[cells],
+            times=times,
+        )
+        for name, values in result.items():
+            out[name][cells] = values
+    before = time.perf_counter()
+    checksums = write_partition(task.store, spec, task.partition, out)
+    seconds = asdict(times) | {"read_s": read_s, "write_s": time.perf_counter() - before}
+    codes, counts = np.unique(out["status"], return_counts=True)
+    receipt = Receipt(
+        fingerprint=spec.fingerprint,
+        partition=task.partition,
+        start=start,
+        stop=stop,
+        attempt=task.attempt,
+        backend=spec.options.backend,
+        seconds={**seconds, "total_s": time.perf_counter() - begin},
+        peak_bytes=peak_bytes(),
+        status_counts={int(Status(c)): int(n) for c, n in zip(codes, counts, strict=True)},
+        n_near_switch=int((out["near_switch_count"] > 0).sum()) if "near_switch_count" in out else 0,
+        checksums=checksums,
+        versions=package_versions(),
+    )
+    write_receipt(task.store, receipt)
+    return receipt
+
+
+def _blocks(rows: da.Array, block_cells: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Yield (first row, expression) of blocks of `block_cells`, computing each chunk of `rows` once."""
+    bounds = np.concatenate([[0], np.cumsum(rows.chunks[0])])
+    pending: list[npt.NDArray[Any]] = []
+    first = available = 0
+    for number in range(len(bounds) - 1):
+        chunk = np.asarray(rows.blocks[number].compute(scheduler="synchronous"))
+        last = number == len(bounds) - 2
+        pending.append(chunk)
+        available += len(chunk)
+        del chunk
+        while available >= block_cells or (last and available):
+            joined = pending[0] if len(pending) == 1 else np.concatenate(pending)
+            block, rest = joined[:block_cells], joined[block_cells:]
+            yield first, block
+            first += len(block)
+            available = len(rest)
+            pending = [rest] if available else []
+
+
+def peak_bytes() -> int:
+    """Return the largest resident memory this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

@@ -1,0 +1,242 @@
+"""`plan`: what a run will take, before it starts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from stabdask.errors import MemoryBudgetError, UsageError
+from stabdask.fields.base import Field
+from stabdask.run.block import compute_block
+from stabdask.run.job import Job, prepare
+from stabdask.run.sizing import output_bytes, task_bytes
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Plan", "format_bytes", "format_seconds", "parse_memory", "plan", "plan_job"]
+
+_CLIENT_BYTES = 300 * 2**20
+"""Resident memory of the process that runs client, scheduler and dashboard."""
+_WORKER_BYTES = 240 * 2**20
+"""Resident memory of an idle worker with everything imported, and of its share of helper processes."""
+_SIZED_FILES = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take.
+
+    Attributes
+    ----------
+    n_cells, n_genes, n_regulators, largest_core
+        Size of the problem.
+    n_partitions, partition_cells, block_cells
+        How it is cut.
+    n_workers
+        Worker processes.
+    memory_bytes
+        The budget for the whole process tree, or None if none was given.
+    peak_bytes
+        Estimated peak resident memory of the whole process tree.
+    worker_peak_bytes
+        Estimated peak of one worker.
+    worker_limit_bytes
+        What a worker may take before it is restarted: its share of the budget.
+    input_bytes
+        Expression that will be read, dense.
+    output_bytes
+        Results before compression (which saves little but on `active`).
+    n_files
+        Files the store will hold.
+    seconds
+        Estimated wall time, from solving a few cells of this atlas now.
+    backend
+        Eigensolver backend.
+    """
+
+    n_cells: int
+    n_genes: int
+    n_regulators: int
+    largest_core: int
+    n_partitions: int
+    partition_cells: int
+    block_cells: int
+    n_workers: int
+    memory_bytes: int | None
+    peak_bytes: int
+    worker_peak_bytes: int
+    worker_limit_bytes: int
+    input_bytes: int
+    output_bytes: int
+    n_files: int
+    seconds: float
+    backend: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-ready values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        budget = "" if self.memory_bytes is None else f" of {format_bytes(self.memory_bytes)} allowed"
+        return "\n".join(
+            (
+                f"cells        {self.n_cells:,} x {self.n_genes:,} genes, {self.n_regulators:,} regulators, "
+                f"cores up to {self.largest_core} x {self.largest_core} ({self.backend})",
+                f"partitions   {self.n_partitions:,} of {self.partition_cells:,} cells, in blocks of "
+                f"{self.block_cells:,}",
+                f"workers      {self.n_workers}, at most {format_bytes(self.worker_peak_bytes)} each",
+                f"memory       {format_bytes(self.peak_bytes)}{budget}, all processes together",
+                f"reads        {format_bytes(self.input_bytes)}",
+                f"writes       {format_bytes(self.output_bytes)} before compression, {self.n_files:,} files",
+                f"time         about {format_seconds(self.seconds)}",
+            )
+        )
+
+
+def plan(
+    cells: xr.Dataset,
+    field: Field,
+    *,
+    memory: int | str | None = None,
+    workers: int | None = None,
+    **options: Any,
+) -> Plan:
+    """Work out what a run would take, without writing anything.
+
+    Parameters
+    ----------
+    cells, field
+        As for `stabdask.run`.
+    memory
+        Budget for the whole process tree, bytes or e.g. ``"4GB"``.
+    workers
+        Worker processes, 0 for this process alone; as many as there are cores and the budget allows, if not
+        given.
+    **options
+        As for `stabdask.stability`.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    MemoryBudgetError
+        If the budget is too small; the message says the least that works.
+    """
+    return plan_job(prepare(cells, field, **options), memory=memory, workers=workers)
+
+
+def plan_job(job: Job, *, memory: int | str | None = None, workers: int | None = None) -> Plan:
+    """Work out what a checked job would take; see `plan`."""
+    from stabdask.clusters import cpu_count
+
+    if workers is not None and workers < 0:
+        raise UsageError(f"workers={workers}; expected 0 (this process) or more")
+    spec, field = job.spec, job.field
+    budget = None if memory is None else parse_memory(memory)
+    task = task_bytes(job.expression, field, spec.options, spec.partition_cells, spec.block_cells)
+    per_worker = task if workers == 0 else _WORKER_BYTES + task
+    # Names and codes of all cells are held by the client.
+    client = _CLIENT_BYTES + 200 * spec.n_cells
+    least_workers = max(1, workers or 1)
+    wanted = min(cpu_count(), spec.n_partitions) if workers is None else workers
+    if budget is not None:
+        affordable = (budget - client) // per_worker
+        if affordable < least_workers:
+            least = client + least_workers * per_worker
+            fewer = f", or {format_bytes(client + per_worker)} with one worker" if least_workers > 1 else ""
+            raise MemoryBudgetError(
+                f"a memory budget of {format_bytes(budget)} is too small; the least that works is "
+                f"{format_bytes(least)} for {least_workers} worker(s){fewer} (client and scheduler "
+                f"{format_bytes(client)}, each worker {format_bytes(per_worker)})"
+            )
+        wanted = min(wanted, int(affordable))
+    stored = output_bytes(field, spec.options) * spec.n_cells
+    return Plan(
+        n_cells=spec.n_cells,
+        n_genes=spec.n_genes,
+        n_regulators=len(field.regulator_index),
+        largest_core=field.largest_core,
+        n_partitions=spec.n_partitions,
+        partition_cells=spec.partition_cells,
+        block_cells=spec.block_cells,
+        n_workers=wanted,
+        memory_bytes=budget,
+        peak_bytes=client + max(1, wanted) * per_worker,
+        worker_peak_bytes=per_worker,
+        worker_limit_bytes=0 if budget is None else (budget - client) // max(1, wanted),
+        input_bytes=int(job.expression.nbytes),
+        output_bytes=stored,
+        n_files=spec.n_partitions * (len(spec.options.variables()) + 1)
+        + len(spec.options.variables()) * _SIZED_FILES,
+        seconds=_seconds(job, max(1, wanted)),
+        backend=spec.options.backend,
+    )
+
+
+def _seconds(job: Job, n_workers: int) -> float:
+    """Estimate the wall time from solving the cells the preflight kept."""
+    sample = job.sample
+    begin = time.perf_counter()
+    compute_block(
+        sample.expression, job.model_codes[sample.rows], job.field, job.spec.options, columns=job.columns
+    )
+    per_cell = (time.perf_counter() - begin) / len(sample.rows)
+    return per_cell * job.spec.n_cells / n_workers + 3.0
+
+
+def parse_memory(memory: int | str) -> int:
+    """Return a number of bytes from ``4e9``, ``"4GB"`` or ``"4GiB"``.
+
+    Raises
+    ------
+    UsageError
+        If it is none of these, or not positive.
+
+    Examples
+    --------
+    >>> parse_memory("4GB")
+    4000000000
+    """
+    from dask.utils import parse_bytes
+
+    try:
+        value = int(parse_bytes(memory))
+    except ValueError as error:
+        raise UsageError(f"memory {memory!r} is no size; expected e.g. '4GB' or '3.5GiB'") from error
+    if value <= 0:
+        raise UsageError(f"memory {memory!r} is not positive; expected e.g. '4GB'")
+    return value
+
+
+def format_bytes(n_bytes: float) -> str:
+    """Return a size in decimal units.
+
+    Examples
+    --------
+    >>> format_bytes(3_210_000_000)
+    '3.21 GB'
+    """
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.3g} {unit}"
+    return f"{int(n_bytes)} B"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as people say it.
+
+    Examples
+    --------
+    >>> format_seconds(75), format_seconds(7322)
+    ('1 min 15 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,195 @@
+"""Receipts: what says that a partition is finished, and the lock that keeps two runs apart.
+
+Data first, receipt last: a receipt exists only after every chunk of its partition is on disk, so resuming is
+"the plan minus the receipts".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stabdask.errors import DamagedStoreError, StoreLockedError
+from stabdask.files import write_atomically
+from stabdask.schema import Status
+
+__all__ = [
+    "Receipt",
+    "is_locked",
+    "make_receipt_folder",
+    "read_receipts",
+    "store_lock",
+    "sweep_leftovers",
+    "total_status",
+    "write_receipt",
+]
+
+_FOLDER = "receipts"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one finished partition reports.
+
+    Attributes
+    ----------
+    fingerprint
+        Of the run it belongs to.
+    partition, start, stop
+        Its number, first cell, and one after its last cell.
+    attempt
+        1 for the first try in a run, counted up by retries.
+    backend
+        Eigensolver backend that did the work.
+    seconds
+        By part: read, closed forms, cores, eig, lift, write, and total.
+    peak_bytes
+        Largest resident memory of the worker so far.
+    status_counts
+        Cells by status code.
+    n_near_switch
+        Cells with a regulator at a switch of its activation.
+    checksums
+        Hash of every variable's values.
+    versions
+        Of packages in the worker.
+    """
+
+    fingerprint: str
+    partition: int
+    start: int
+    stop: int
+    attempt: int
+    backend: str
+    seconds: dict[str, float]
+    peak_bytes: int
+    status_counts: dict[int, int]
+    n_near_switch: int
+    checksums: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self.stop - self.start
+
+    @property
+    def n_failed(self) -> int:
+        """Number of cells with a status that counts as failed."""
+        return sum(n for code, n in self.status_counts.items() if Status(code).failed)
+
+    def to_json(self) -> bytes:
+        """Return the receipt as the bytes of its file."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Receipt:
+        """Return the receipt in the bytes of a file."""
+        values: dict[str, Any] = json.loads(data)
+        values["status_counts"] = {int(code): n for code, n in values["status_counts"].items()}
+        return cls(**values)
+
+
+def make_receipt_folder(store: Path) -> None:
+    """Make the folder of receipts, marked as a Zarr group so that readers of the store pass over it."""
+    folder = store / _FOLDER
+    folder.mkdir()
+    document = {"attributes": {}, "node_type": "group", "zarr_format": 3}
+    (folder / "zarr.json").write_text(json.dumps(document))
+
+
+def _path(store: Path, partition: int) -> Path:
+    return store / _FOLDER / f"{partition:08d}.json"
+
+
+def write_receipt(store: str | Path, receipt: Receipt) -> None:
+    """Write a receipt atomically; the last step of a partition."""
+    write_atomically(_path(Path(store), receipt.partition), receipt.to_json())
+
+
+def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
+    """Return the receipts of a run by partition.
+
+    Raises
+    ------
+    DamagedStoreError
+        If a receipt cannot be read or belongs to another run.
+    """
+    receipts = {}
+    for path in sorted((Path(store) / _FOLDER).glob("[0-9]*.json")):
+        try:
+            receipt = Receipt.from_json(path.read_bytes())
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise DamagedStoreError(f"receipt {path} cannot be read ({error}); delete it to recompute it") from error
+        if receipt.fingerprint != fingerprint:
+            raise DamagedStoreError(f"receipt {path} belongs to another run; delete it to recompute its partition")
+        receipts[receipt.partition] = receipt
+    return receipts
+
+
+def sweep_leftovers(store: str | Path) -> int:
+    """Delete temporary files that killed writers left; only while holding the lock. Return how many."""
+    n = 0
+    for pattern in ("**/*.partial", f"{_FOLDER}/.*.tmp"):
+        for path in Path(store).glob(pattern):
+            path.unlink(missing_ok=True)
+            n += 1
+    return n
+
+
+def total_status(receipts: dict[int, Receipt]) -> dict[int, int]:
+    """Return the cells by status code over all receipts."""
+    counts: Counter[int] = Counter()
+    for receipt in receipts.values():
+        counts.update(receipt.status_counts)
+    return dict(sorted(counts.items()))
+
+
+@contextmanager
+def store_lock(store: str | Path) -> Iterator[None]:
+    """Hold the lock of a store for one run at a time; it goes with the process that holds it.
+
+    Raises
+    ------
+    StoreLockedError
+        If another run holds it.
+    """
+    path = Path(store) / _FOLDER / "lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "unknown"
+            raise StoreLockedError(
+                f"another run ({holder}) is writing to {store}; wait for it or stop it, then run the command again"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(store: str | Path) -> bool:
+    """Return whether a run is writing to the store now."""
+    path = Path(store) / _FOLDER / "lock"
+    if not path.exists():
+        return False
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,426 @@
+"""`run`: the durable job: partitions on workers, receipts, resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stabdask.clusters import dashboard_url, local_client
+from stabdask.errors import RunFailedError, StabdaskError, StoreMismatchError, UsageError
+from stabdask.run.job import Job, prepare
+from stabdask.run.partition import PartitionTask, make_task, run_partition
+from stabdask.run.plan import Plan, format_bytes, format_seconds, plan_job
+from stabdask.run.progress import Progress, ProgressWriter
+from stabdask.run.receipts import Receipt, read_receipts, store_lock, sweep_leftovers, total_status
+from stabdask.run.store import create_store, read_spec, writable
+from stabdask.schema import Status
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from distributed import Client
+
+    from stabdask.fields.base import Field
+
+__all__ = ["RunReport", "run", "run_job"]
+
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes
+    ----------
+    store
+        Path of the store.
+    fingerprint
+        Of the run.
+    n_cells, n_partitions
+        In the store.
+    n_partitions_computed
+        By this call; the others had receipts.
+    n_partitions_missing
+        Not finished (only where a part of the partitions was asked for).
+    n_workers
+        Worker processes of this call.
+    status_counts
+        Cells by status code.
+    n_near_switch
+        Cells with a regulator within a relative 1e-6 of a switch of its activation.
+    backend
+        Eigensolver backend.
+    seconds
+        Wall time of this call.
+    cells_per_s
+        Cells computed by this call per second.
+    worker_seconds
+        Seconds in all partitions of the store by part, summed over workers.
+    peak_worker_bytes
+        Largest resident memory of any worker.
+    """
+
+    store: str
+    fingerprint: str
+    n_cells: int
+    n_partitions: int
+    n_partitions_computed: int
+    n_partitions_missing: int
+    n_workers: int
+    status_counts: dict[int, int]
+    n_near_switch: int
+    backend: str
+    seconds: float
+    cells_per_s: float
+    worker_seconds: dict[str, float]
+    peak_worker_bytes: int
+
+    @property
+    def n_failed(self) -> int:
+        """Cells with a status that counts as failed."""
+        return sum(n for code, n in self.status_counts.items() if Status(code).failed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every partition has a receipt."""
+        return self.n_partitions_missing == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-ready values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        named = {Status(code).name.lower(): n for code, n in self.status_counts.items()}
+        return {**values, "status_counts": named, "n_failed": self.n_failed, "complete": self.complete}
+
+    def __str__(self) -> str:
+        counts = ", ".join(
+            f"{n:,} {Status(code).name.lower().replace('_', ' ')}" for code, n in self.status_counts.items()
+        )
+        state = "complete" if self.complete else f"{self.n_partitions_missing:,} partitions missing"
+        done = self.n_partitions_computed
+        lines = [
+            f"store        {self.store} ({state})",
+            f"cells        {self.n_cells:,}: {counts}",
+        ]
+        if self.n_near_switch:
+            lines.append(f"at a switch  {self.n_near_switch:,} cells, where the Jacobian jumps")
+        if done:
+            lines.append(
+                f"this run     {done:,} of {self.n_partitions:,} partitions on {max(1, self.n_workers)} worker(s) in "
+                f"{format_seconds(self.seconds)}: {self.cells_per_s:,.0f} cells/s with {self.backend}"
+            )
+            lines.append(f"memory       at most {format_bytes(self.peak_worker_bytes)} in a worker")
+        else:
+            lines.append("this run     nothing to do: every partition has its receipt")
+        return "\n".join(lines)
+
+
+def run(
+    cells: xr.Dataset,
+    field: Field,
+    store: str | Path,
+    *,
+    client: Client | None = None,
+    memory: int | str | None = None,
+    workers: int | None = None,
+    partitions: Sequence[int] | None = None,
+    progress: bool | Callable[[Progress], None] = True,
+    dashboard: bool = True,
+    missing_cluster: str = "error",
+    partition_cells: int | None = None,
+    **options: Any,
+) -> RunReport:
+    """Compute the stability of every cell into a durable store.
+
+    Running the same call again resumes: partitions with a receipt are not computed again. A store that belongs
+    to another run is refused, never overwritten.
+
+    Parameters
+    ----------
+    cells
+        From `stabdask.open_cells`.
+    field
+        From `stabdask.read_field`.
+    store
+        Path of the Zarr store to make or to resume.
+    client
+        A `distributed.Client`; worker processes on this host if not given.
+    memory
+        Budget for all processes together (only without `client`), in bytes or e.g. ``"4GB"``.
+    workers
+        Worker processes (only without `client`); 0 computes in this process.
+    partitions
+        Compute only these partitions, in this order.
+    progress
+        True for a bar on stderr, or a function called with a `Progress`.
+    dashboard
+        Whether to serve Dask's dashboard on loopback (only without `client`).
+    missing_cluster, partition_cells
+        See `stabdask.run.job.prepare`.
+    **options
+        See `stabdask.stability`.
+
+    Returns
+    -------
+    RunReport
+
+    Raises
+    ------
+    InputError
+        If cells and field do not fit together; nothing has been written unless the message names a cell that
+        only a full look at a large atlas could find.
+    StoreMismatchError
+        If the store belongs to another run.
+    StoreLockedError
+        If another run is writing to it.
+    RunFailedError
+        If partitions failed; what was finished is kept.
+    """
+    job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
+    return run_job(
+        job,
+        store,
+        client=client,
+        memory=memory,
+        workers=workers,
+        partitions=partitions,
+        progress=progress,
+        dashboard=dashboard,
+    )
+
+
+def run_job(
+    job: Job,
+    store: str | Path,
+    *,
+    client: Client | None = None,
+    memory: int | str | None = None,
+    workers: int | None = None,
+    partitions: Sequence[int] | None = None,
+    progress: bool | Callable[[Progress], None] = True,
+    dashboard: bool = True,
+) -> RunReport:
+    """Run a checked job; see `run`."""
+    begin = time.monotonic()
+    path = Path(store)
+    spec = job.spec
+    order = _order(partitions, spec.n_partitions)
+    plan = plan_job(job, memory=memory, workers=workers) if client is None else None
+    _make_or_match(path, job)
+    show = ProgressWriter() if progress is True else (progress or None)
+    with store_lock(path):
+        sweep_leftovers(path)
+        receipts = read_receipts(path, spec.fingerprint)
+        todo = [number for number in order if number not in receipts]
+        n_workers = 0
+        n_new = 0
+        if todo:
+            tally = _Tally(receipts, spec.n_cells, begin, show)
+            with _executor(client, plan, show, dashboard) as executor:
+                n_workers = executor.n_workers
+                tally.start()
+                for receipt in executor.map(_tasks(job, path, todo)):
+                    tally.add(receipt)
+                failures = executor.failures
+            n_new = tally.n_new
+            if failures:
+                raise _failed(failures, path)
+    return _report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin)
+
+
+def _order(partitions: Sequence[int] | None, n_partitions: int) -> list[int]:
+    if partitions is None:
+        return list(range(n_partitions))
+    order = list(dict.fromkeys(int(number) for number in partitions))
+    wrong = [number for number in order if not 0 <= number < n_partitions]
+    if wrong:
+        raise UsageError(f"partition {wrong[0]} does not exist; expected 0 to {n_partitions - 1}")
+    return order
+
+
+def _make_or_match(path: Path, job: Job) -> None:
+    """Make the store if there is none; refuse one that belongs to another run."""
+    if not path.exists():
+        writable(path.parent)
+        create_store(path, job)
+    there = read_spec(path)
+    if there.fingerprint != job.spec.fingerprint:
+        shown = there.differences(job.spec)
+        more = f"; and {len(shown) - 6} more" if len(shown) > 6 else ""
+        raise StoreMismatchError(
+            f"{path} belongs to another run: {'; '.join(shown[:6])}{more}. Nothing was changed: choose another "
+            "store, or repeat the run it belongs to"
+        )
+
+
+def _tasks(job: Job, path: Path, todo: list[int]) -> Iterator[PartitionTask]:
+    for number in todo:
+        yield make_task(job, path, number)
+
+
+class _Tally:
+    """Counts cells as receipts come in, and shows them."""
+
+    def __init__(
+        self,
+        receipts: dict[int, Receipt],
+        n_cells: int,
+        begin: float,
+        show: Callable[[Progress], None] | None,
+    ) -> None:
+        self.receipts = receipts
+        self.n_cells = n_cells
+        self.n_new = 0
+        self._begin = begin
+        self._show = show
+
+    def start(self) -> None:
+        self._begin = time.monotonic()
+        self._publish()
+
+    def add(self, receipt: Receipt) -> None:
+        self.receipts[receipt.partition] = receipt
+        self.n_new += receipt.n_cells
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._show is not None:
+            self._show(
+                Progress(
+                    n_done=sum(receipt.n_cells for receipt in self.receipts.values()),
+                    n_cells=self.n_cells,
+                    n_new=self.n_new,
+                    n_failed=sum(receipt.n_failed for receipt in self.receipts.values()),
+                    seconds=time.monotonic() - self._begin,
+                )
+            )
+
+
+@dataclass
+class _Here:
+    """Computes partitions one after the other in this process."""
+
+    n_workers: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
+        for task in tasks:
+            yield run_partition(task)
+
+
+class _OnCluster:
+    """Keeps a cluster busy with a window of partitions, so that any number of them can be waiting."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.failures: dict[int, str] = {}
+        self.n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+
+    def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
+        from distributed import as_completed
+
+        running: dict[Any, PartitionTask] = {}
+        completed = as_completed()
+        try:
+            self._fill(tasks, running, completed)
+            while running:
+                future = next(completed)
+                task = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    yield future.result()
+                else:
+                    self._handle(task, error, running, completed)
+                future.release()
+                self._fill(tasks, running, completed)
+        finally:
+            if running:
+                self.client.cancel(list(running), force=True)
+
+    def _fill(self, tasks: Iterator[PartitionTask], running: dict[Any, PartitionTask], completed: Any) -> None:
+        # Workers may come and go, so the window is looked at again each time.
+        window = 2 * max(1, sum(self.client.nthreads().values()))
+        while len(running) < window and (task := next(tasks, None)) is not None:
+            self._submit(task, running, completed)
+
+    def _submit(self, task: PartitionTask, running: dict[Any, PartitionTask], completed: Any) -> None:
+        future = self.client.submit(
+            run_partition, task, key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}", pure=False
+        )
+        running[future] = task
+        completed.add(future)
+
+    def _handle(
+        self, task: PartitionTask, error: BaseException, running: dict[Any, PartitionTask], completed: Any
+    ) -> None:
+        if isinstance(error, StabdaskError):
+            raise error
+        if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
+            self._submit(replace(task, attempt=task.attempt + 1), running, completed)
+            return
+        self.failures[task.partition] = f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _executor(
+    client: Client | None, plan: Plan | None, show: Any, dashboard: bool
+) -> Iterator[_Here | _OnCluster]:
+    """Give what computes partitions: the caller's cluster, one on this host, or this process."""
+    if client is None and plan is not None and plan.n_workers == 0:
+        yield _Here()
+        return
+    if client is not None and client.asynchronous:
+        raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
+    if client is None:
+        assert plan is not None
+        limit = None if plan.memory_bytes is None else plan.worker_limit_bytes
+        context: Any = local_client(n_workers=plan.n_workers, memory_limit=limit, dashboard=dashboard)
+    else:
+        context = nullcontext(client)
+    with context as active:
+        url = dashboard_url(active)
+        if isinstance(show, ProgressWriter) and url:
+            show.message(f"dashboard    {url}")
+        yield _OnCluster(active)
+
+
+def _failed(failures: dict[int, str], path: Path) -> RunFailedError:
+    number, reason = next(iter(failures.items()))
+    hint = (
+        "; a worker that is killed again and again has usually run out of memory: give a larger --memory or fewer "
+        "--workers"
+        if "KilledWorker" in reason
+        else ""
+    )
+    return RunFailedError(
+        f"{len(failures):,} partitions failed, number {number} with {reason}{hint}. What was finished is kept in "
+        f"{path}; run the same command again to try the rest"
+    )
+
+
+def _report(
+    path: Path, job: Job, receipts: dict[int, Receipt], n_computed: int, n_workers: int, n_new: int, seconds: float
+) -> RunReport:
+    parts: dict[str, float] = {}
+    for receipt in receipts.values():
+        for name, value in receipt.seconds.items():
+            parts[name] = parts.get(name, 0.0) + value
+    return RunReport(
+        store=str(path),
+        fingerprint=job.spec.fingerprint,
+        n_cells=job.spec.n_cells,
+        n_partitions=job.spec.n_partitions,
+        n_partitions_computed=n_computed,
+        n_partitions_missing=job.spec.n_partitions - len(receipts),
+        n_workers=n_workers,
+        status_counts=total_status(receipts),
+        n_near_switch=sum(receipt.n_near_switch for receipt in receipts.values()),
+        backend=job.spec.options.backend,
+        seconds=seconds,
+        cells_per_s=n_new / seconds if seconds > 0 else 0.0,
+        worker_seconds=parts,
+        peak_worker_bytes=max((receipt.peak_bytes for receipt in receipts.values()), default=0),
+    )

@@ -1,0 +1,96 @@
+"""How many cells go into a block and a partition, and what a partition takes in memory and on disk.
+
+Sizes depend on the data, the field and the options alone, never on workers or memory, so that the bytes of a
+store do not either.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stabdask.fields.base import Field
+from stabdask.run.block import batch_cells, output_shapes
+from stabdask.run.options import Options
+from stabdask.schema import VARIABLES
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+__all__ = ["block_and_partition", "chunk_cells", "output_bytes", "task_bytes"]
+
+_BLOCK_BYTES = 64 * 2**20
+_PARTITION_BYTES = 64 * 2**20
+_CHUNK_BYTES = 16 * 2**20
+_MOST_CELLS = 8192
+_FEWEST_CELLS = 128
+_PARTITIONS_WANTED = 32
+_CLOSED_FORM_ARRAYS = 4
+"""Float64 arrays (cell, gene) alive at once in the closed forms: expression, velocity and two temporaries."""
+
+
+def output_bytes(field: Field, options: Options) -> int:
+    """Return the bytes one cell takes in memory, over all variables."""
+    shapes = output_shapes(options, field, 1)
+    return int(
+        sum(
+            np.prod(shape, dtype=np.int64) * VARIABLES[name].dtype(options.dtype).itemsize
+            for name, shape in shapes.items()
+        )
+    )
+
+
+def block_and_partition(
+    expression: da.Array, field: Field, options: Options, partition_cells: int | None
+) -> tuple[int, int]:
+    """Return the cells in a block and in a partition.
+
+    A block is a chunk of the input where chunks are regular and fit, a partition a power-of-two number of
+    blocks: small enough to be lost without regret, large enough for the store's chunks.
+    """
+    n_cells = expression.shape[0]
+    out = output_bytes(field, options)
+    working = out + 8 * (_CLOSED_FORM_ARRAYS * field.n_genes + 6 * len(field.regulator_index))
+    most = max(1, min(_BLOCK_BYTES // working, _PARTITION_BYTES // out, _MOST_CELLS))
+    target = _power_of_two(min(max(n_cells // _PARTITIONS_WANTED, _FEWEST_CELLS), most))
+    if partition_cells is not None:
+        return min(partition_cells, target), partition_cells
+    chunks = expression.chunks[0]
+    regular = len(chunks) > 1 and len(set(chunks[:-1])) == 1 and chunks[-1] <= chunks[0]
+    if not regular or chunks[0] > most:
+        return target, target
+    block = int(chunks[0])
+    partition = block * _power_of_two(max(1, target // block))
+    return block, partition
+
+
+def chunk_cells(name: str, partition_cells: int, row_bytes: int) -> int:
+    """Return how many cells a Zarr chunk of variable `name` holds: it divides the partition, and <= 16 MB."""
+    rows = partition_cells
+    while rows * row_bytes > _CHUNK_BYTES and rows % 2 == 0:
+        rows //= 2
+    if rows * row_bytes > 4 * _CHUNK_BYTES:
+        divisors = [d for d in range(1, rows) if rows % d == 0 and d * row_bytes <= _CHUNK_BYTES]
+        rows = divisors[-1] if divisors else 1
+    return rows
+
+
+def task_bytes(expression: da.Array, field: Field, options: Options, partition_cells: int, block: int) -> int:
+    """Return the memory one partition takes in a worker at its peak, beyond what an idle worker holds."""
+    n_genes = expression.shape[1]
+    chunk = max(expression.chunks[0]) * n_genes * expression.dtype.itemsize
+    out = output_bytes(field, options)
+    k = max(1, field.largest_core)
+    batch = min(batch_cells(options, field), block)
+    cores = batch * k * k * 8 * (3 if options.vectors == "none" else 12)
+    vectors = 0
+    if options.vectors != "none":
+        vectors = 5 * batch * options.vector_modes(field) * field.n_genes * 16
+    closed = block * 8 * (_CLOSED_FORM_ARRAYS * field.n_genes + 8 * len(field.regulator_index))
+    # The chunk is held while it is made dense and cut; results are held once more while they are written.
+    return int(2 * chunk + max(closed, cores + vectors) + block * out + partition_cells * out * 1.5 + field.n_bytes)
+
+
+def _power_of_two(n: int) -> int:
+    return 2 ** int(np.log2(max(1, n)))

@@ -1,0 +1,258 @@
+"""The Zarr store of a run: made whole at the start, then filled partition by partition without locks.
+
+Every chunk belongs to one partition, so that no two tasks ever write the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.errors import DamagedStoreError, OutputError, StoreMismatchError
+from stabdask.fields.base import Field
+from stabdask.files import existing_path, fsync_directory, fsync_file, new_directory, open_group, write_array, write_names
+from stabdask.run.block import output_shapes
+from stabdask.run.job import Job, RunSpec
+from stabdask.run.receipts import make_receipt_folder
+from stabdask.run.sizing import chunk_cells
+from stabdask.schema import FORMAT_VERSION, VARIABLES
+
+__all__ = [
+    "array_checksum",
+    "create_store",
+    "field_path",
+    "is_store",
+    "open_store_field",
+    "package_versions",
+    "read_spec",
+    "variable_dtypes",
+    "writable",
+    "write_partition",
+]
+
+_FORMAT = "stabdask_format"
+_PACKAGES = ("stabdask", "numpy", "scipy", "dask", "distributed", "zarr", "anndata", "xarray")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of what the results depend on."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def field_path(store: str | Path) -> Path:
+    """Return where a store keeps its copy of the field."""
+    return Path(store) / "field"
+
+
+def is_store(path: str | Path) -> bool:
+    """Return whether `path` is a stabdask store."""
+    return (Path(path) / "zarr.json").is_file() and _FORMAT in _attributes(Path(path))
+
+
+def read_spec(path: str | Path) -> RunSpec:
+    """Return what a store was made for.
+
+    Raises
+    ------
+    MissingFileError
+        If nothing is at `path`.
+    StoreMismatchError
+        If what is there is no stabdask store, or one of another format version.
+    """
+    path = existing_path(path, "store")
+    attributes = _attributes(path)
+    found = attributes.get(_FORMAT)
+    if found is None:
+        raise StoreMismatchError(f"{path} exists and is not a stabdask store; choose another path")
+    if found != FORMAT_VERSION:
+        raise StoreMismatchError(
+            f"{path} has store format {found}, this version reads {FORMAT_VERSION}; use the stabdask that wrote it "
+            f"({attributes.get('versions', {}).get('stabdask', 'unknown')})"
+        )
+    try:
+        spec = RunSpec.from_dict(attributes["run"])
+    except (KeyError, TypeError) as error:
+        raise DamagedStoreError(f"the attributes of {path} are not those of a run ({error!r})") from error
+    if spec.fingerprint != attributes.get("fingerprint"):
+        raise DamagedStoreError(f"the attributes of {path} do not match their fingerprint; the store was edited")
+    return spec
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads((path / "zarr.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    attributes = document.get("attributes", {})
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def variable_dtypes(spec: RunSpec) -> dict[str, np.dtype[Any]]:
+    """Return the dtype of every variable of a store."""
+    return {name: VARIABLES[name].dtype(spec.options.dtype) for name in spec.options.variables()}
+
+
+def create_store(path: Path, job: Job) -> None:
+    """Make an empty store with all metadata, coordinates and the field; it appears whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written.
+    """
+    import zarr
+
+    spec = job.spec
+    try:
+        with new_directory(path) as folder:
+            group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+            _write_coordinates(group, job)
+            _create_arrays(group, spec, job.field)
+            job.field.save(folder / "field")
+            make_receipt_folder(folder)
+            # Attributes last: what makes the folder a store is there only when the rest is.
+            group.attrs.update(
+                {
+                    _FORMAT: FORMAT_VERSION,
+                    "fingerprint": spec.fingerprint,
+                    "versions": package_versions(),
+                    "run": spec.to_dict(),
+                }
+            )
+    except StoreMismatchError:
+        if not is_store(path):
+            raise
+        # Another process made it meanwhile; the caller compares fingerprints.
+
+
+def _write_coordinates(group: Any, job: Job) -> None:
+    cells, field, spec = job.cells, job.field, job.spec
+    names = cells["cell"].to_numpy() if "cell" in cells.coords else np.arange(spec.n_cells)
+    write_names(group, "cell", names.tolist(), "cell")
+    write_names(group, "gene", field.genes.tolist(), "gene")
+    write_names(group, "regulator", field.regulators.tolist(), "regulator")
+    write_names(group, "cluster", spec.labels, "cluster")
+    write_array(
+        group,
+        "cluster_code",
+        job.label_codes.astype(np.int32),
+        ("cell",),
+        {"long_name": "cluster of the cell", "description": "position in cluster, -1 for no label"},
+    )
+    degradation = np.full((len(spec.labels), field.n_genes), np.nan)
+    for number, model in enumerate(spec.models):
+        if model is not None:
+            degradation[number] = -field.rest_eigenvalues(field.cluster_number(model))
+    write_array(
+        group,
+        "degradation",
+        degradation,
+        ("cluster", "gene"),
+        {"long_name": "degradation rate", "units": "1/time", "description": "minus the eigenvalue outside the core"},
+    )
+    if spec.options.elements:
+        write_names(group, "pair", [f"{i}:{j}" for i, j in spec.options.elements], "pair")
+        write_names(group, "effector", [i for i, _ in spec.options.elements], "pair")
+        write_names(group, "pair_regulator", [j for _, j in spec.options.elements], "pair")
+
+
+def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
+    from zarr.codecs import BloscCodec, BloscShuffle
+
+    shapes = output_shapes(spec.options, field, spec.n_cells)
+    for name, dtype in variable_dtypes(spec).items():
+        shape = shapes[name]
+        row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+        rows = chunk_cells(name, spec.partition_cells, row_bytes)
+        # Byte shuffling is what makes float64 compressible at all; the size of one float is right for both
+        # parts of a complex number.
+        size = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
+        codec = BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle, typesize=size)
+        group.create_array(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=(rows, *(max(1, n) for n in shape[1:])),
+            fill_value=VARIABLES[name].fill,
+            compressors=[codec],
+            dimension_names=VARIABLES[name].dims,
+            attributes=dict(VARIABLES[name].attrs),
+        )
+
+
+def open_store_field(path: str | Path) -> Field:
+    """Open the copy of the field in a store."""
+    from stabdask.fields.reading import read_field
+
+    return read_field(field_path(path))
+
+
+def write_partition(
+    path: str | Path, spec: RunSpec, partition: int, arrays: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, str]:
+    """Write the arrays of one partition, force them to disk, and return a checksum of each.
+
+    Raises
+    ------
+    OutputError
+        If the disk is full or the store cannot be written.
+    """
+    import zarr
+    from numcodecs import blosc
+
+    # Blosc on several threads puts compressed blocks in the order in which they finish: other bytes each time.
+    blosc.use_threads = False
+    root = Path(path)
+    start, stop = spec.bounds(partition)
+    checksums = {}
+    try:
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            group = open_group(root, mode="r+")
+            for name, values in arrays.items():
+                target = group[name]
+                target[start:stop] = values
+                checksums[name] = array_checksum(values)
+                _fsync_chunks(root / name, target.chunks, start, stop)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write partition {partition} to {path}: {error.strerror or error}; make room or mend the "
+            "permissions and run the same command again: what is finished is kept"
+        ) from error
+    return checksums
+
+
+def _fsync_chunks(folder: Path, chunks: tuple[int, ...], start: int, stop: int) -> None:
+    """Force the chunk files of rows start:stop to disk (default keys: c/<cell chunk>/0/0)."""
+    rows = chunks[0]
+    tail = ["0"] * (len(chunks) - 1)
+    parents = set()
+    for number in range(start // rows, -(-stop // rows)):
+        file = folder.joinpath("c", str(number), *tail)
+        fsync_file(file)
+        parents.add(file.parent)
+    for parent in parents:
+        fsync_directory(parent)
+
+
+def array_checksum(values: npt.NDArray[Any]) -> str:
+    """Return a hash of the values of an array, independent of how they are stored."""
+    little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
+    return hashlib.blake2b(little.tobytes(), digest_size=16).hexdigest()
+
+
+def writable(folder: Path) -> None:
+    """Raise `OutputError` if nothing can be written in `folder` or its nearest existing parent."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file, not a folder; choose another path for the store")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} cannot be written; choose another path or mend the permissions")
