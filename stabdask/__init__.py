@@ -1,0 +1,94 @@
+"""Local stability of every cell of an atlas, out of core and distributed.
+
+The Jacobian of a fitted gene-regulatory velocity field at each cell, its eigenvalues and eigenvectors, and what
+biologists read off them. Start with `open_cells`, `read_field`, `run` and `open_results`.
+
+Names load on first use, so that importing the package stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stabdask import plotting as pl
+    from stabdask.analysis.aggregate import extremes, summarize
+    from stabdask.analysis.spectra import complete_spectrum
+    from stabdask.atlas.cells import open_cells
+    from stabdask.atlas.exporters import to_anndata
+    from stabdask.atlas.simulate import SimulatedAtlas, simulate_atlas
+    from stabdask.fields.base import Field
+    from stabdask.fields.hopfield import HopfieldField
+    from stabdask.fields.reading import read_field
+    from stabdask.runs.lazy import stability
+    from stabdask.runs.plan import Plan, plan
+    from stabdask.runs.results import open_results
+    from stabdask.runs.runner import RunReport, run
+    from stabdask.runs.status import StoreStatus, status
+    from stabdask.runs.verify import VerifyReport, verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Field": "stabdask.fields.base",
+    "HopfieldField": "stabdask.fields.hopfield",
+    "Plan": "stabdask.runs.plan",
+    "RunReport": "stabdask.runs.runner",
+    "SimulatedAtlas": "stabdask.atlas.simulate",
+    "StoreStatus": "stabdask.runs.status",
+    "VerifyReport": "stabdask.runs.verify",
+    "complete_spectrum": "stabdask.analysis.spectra",
+    "extremes": "stabdask.analysis.aggregate",
+    "open_cells": "stabdask.atlas.cells",
+    "open_results": "stabdask.runs.results",
+    "plan": "stabdask.runs.plan",
+    "read_field": "stabdask.fields.reading",
+    "run": "stabdask.runs.runner",
+    "simulate_atlas": "stabdask.atlas.simulate",
+    "stability": "stabdask.runs.lazy",
+    "status": "stabdask.runs.status",
+    "summarize": "stabdask.analysis.aggregate",
+    "to_anndata": "stabdask.atlas.exporters",
+    "verify": "stabdask.runs.verify",
+}
+_MODULES = {"pl": "stabdask.plotting"}
+
+__all__ = [
+    "Field",
+    "HopfieldField",
+    "Plan",
+    "RunReport",
+    "SimulatedAtlas",
+    "StoreStatus",
+    "VerifyReport",
+    "__version__",
+    "complete_spectrum",
+    "extremes",
+    "open_cells",
+    "open_results",
+    "pl",
+    "plan",
+    "read_field",
+    "run",
+    "simulate_atlas",
+    "stability",
+    "status",
+    "summarize",
+    "to_anndata",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'stabdask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

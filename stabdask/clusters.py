@@ -24,9 +24,7 @@ def cpu_count() -> int:
 
 
 @contextmanager
-def local_client(
-    *, n_workers: int, memory_limit: int | None, dashboard: bool = True
-) -> Iterator[Client]:
+def local_client(*, n_workers: int, memory_limit: int | None, dashboard: bool = True) -> Iterator[Client]:
     """Start worker processes on this host and give a client of them; all end with the block.
 
     Scheduler, workers and dashboard listen on loopback only. Each worker has one thread, and BLAS in it too.

@@ -22,8 +22,8 @@ __all__ = [
     "new_directory",
     "open_group",
     "read_names",
-    "write_atomically",
     "write_array",
+    "write_atomically",
     "write_names",
 ]
 
@@ -124,7 +124,11 @@ def open_group(path: str | Path, *, mode: str = "r") -> Any:
 
 
 def write_array(
-    group: Any, name: str, values: npt.NDArray[Any], dims: tuple[str, ...], attrs: dict[str, Any] | None = None
+    group: Any,
+    name: str,
+    values: npt.NDArray[Any],
+    dims: tuple[str, ...],
+    attrs: dict[str, Any] | None = None,
 ) -> None:
     """Write a small in-memory array as one Zarr array of one chunk."""
     shape = tuple(max(1, n) for n in values.shape)

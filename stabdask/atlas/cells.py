@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from anndata import AnnData
 
-__all__ = ["block_rows", "cluster_codes", "open_cells"]
+__all__ = ["block_rows", "cell_names", "cluster_codes", "open_cells"]
 
 _BLOCK_BYTES = 8 * 2**20
 _MOST_ROWS = 2048
@@ -119,6 +119,11 @@ def open_cells(
     )
 
 
+def cell_names(cells: xr.Dataset) -> npt.NDArray[Any]:
+    """Return the names of the cells, or their numbers where they have none, ``(cell,)``."""
+    return cells["cell"].to_numpy() if "cell" in cells.coords else np.arange(cells.sizes["cell"])
+
+
 def cluster_codes(cells: xr.Dataset) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
     """Return the cluster of every cell as a number, -1 for none, and the labels the numbers stand for.
 
@@ -140,11 +145,11 @@ def cluster_codes(cells: xr.Dataset) -> tuple[npt.NDArray[np.int32], tuple[str, 
 def block_rows(n_genes: int, chunk_rows: int | None, name: str) -> int:
     """Return how many rows to read at a time: about 8 MB, in whole chunks of the file where it has chunks."""
     rows = _BLOCK_BYTES // (4 * max(1, n_genes))
-    rows = 2 ** int(np.log2(min(max(rows, _FEWEST_ROWS), _MOST_ROWS)))
+    rows = 1 << (min(max(rows, _FEWEST_ROWS), _MOST_ROWS).bit_length() - 1)
     if chunk_rows is None:
         return rows
     if chunk_rows <= 8 * rows:
-        return chunk_rows * max(1, rows // chunk_rows)
+        return int(chunk_rows * max(1, rows // chunk_rows))
     warnings.warn(
         f"{name} is chunked in {chunk_rows:,} rows, more than fits a block of {rows:,}: each chunk is read "
         f"{-(-chunk_rows // rows)} times; rewrite it with smaller chunks if reading is slow",

@@ -63,7 +63,7 @@ _RULES: dict[str, tuple[float, dict[str, float]]] = {
     "SPI1": (0.66, {"CEBPA": 0.30, "SPI1": 0.52, "GATA1": -0.60, "GATA2": -0.20}),
     "JUN": (0.06, {"SPI1": 1.50, "GFI1": -1.45}),
     "EGR1": (0.05, {"SPI1": 0.75, "JUN": 0.80, "GFI1": -0.72}),
-    "GFI1": (0.08, {"CEBPA": 1.50, "EGR1": -1.50}),
+    "GFI1": (0.08, {"CEBPA": 1.50, "EGR1": -1.44}),
 }
 """Bias and weights of each effector, in units of its gamma (so that they are levels of expression)."""
 
@@ -113,7 +113,7 @@ _TF_SHARE = 0.7
 _FEEDBACK = 0.5
 """Strength of further regulators upon each other: below 1, their loops alone cannot become unstable."""
 
-_ONTO_TF = 0.04
+_ONTO_TF = 0.03
 """Strength of further regulators upon transcription factors: seen in the spectra, too weak to move a fate."""
 
 _WEIGHT_NOISE = 0.05

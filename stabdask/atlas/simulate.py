@@ -71,8 +71,10 @@ def simulate_atlas(
 ) -> SimulatedAtlas:
     """Simulate myeloid differentiation and write its cells and its velocity field.
 
-    The folder gets ``cells.h5ad`` (the expression layer, ``obs`` with cluster, pseudotime and batch,
-    ``obsm["X_pca"]``) and ``field.zarr``. Both appear only when they are complete.
+    The folder gets ``field.zarr`` and ``cells.h5ad``: the layer of expression, ``obs`` with cluster,
+    pseudotime and batch (a label without an effect), and in ``obsm`` two embeddings of the transcription
+    factors before dropout, ``X_pca`` (principal components) and ``X_fate`` (the tree of cell types).
+    Both appear only when they are complete.
 
     Parameters
     ----------
@@ -132,6 +134,8 @@ def simulate_atlas(
         network = grow_network(n_genes, n_regulators, random_stream(seed, "network"))
         sampler = CellSampler.of(network, zero_fraction, seed)
         _write_cells(temporary, network, layout, _blocks(sampler, layout, seed), progress)
+        # An old atlas goes first: cells never lie beside a field that is not theirs.
+        cells.unlink(missing_ok=True)
         field = network_field(network, CLUSTERS, random_stream(seed, "field"))
         field.save(saved_field, overwrite=overwrite)
     return SimulatedAtlas(cells, saved_field, n_cells, n_genes, CLUSTERS, layer, cluster_key)
@@ -207,10 +211,13 @@ def _new_file(path: Path) -> Iterator[Path]:
 
 
 def _blocks(sampler: CellSampler, layout: _Layout, seed: int) -> Iterator[tuple[slice, CellBlock]]:
-    """Draw the cells, each block from its own stream."""
-    for number, start in enumerate(range(0, layout.n_cells, layout.block_cells)):
-        stop = min(start + layout.block_cells, layout.n_cells)
-        yield slice(start, stop), sampler.draw(stop - start, np.random.default_rng([seed, number]))
+    """Draw the cells, each block from its own stream; a block lasts until the next is asked for."""
+    largest = min(layout.block_cells, layout.n_cells)
+    memory = np.empty((largest, sampler.n_genes), dtype=np.float32)
+    for number, start in enumerate(range(0, layout.n_cells, largest)):
+        n = min(largest, layout.n_cells - start)
+        rng = np.random.default_rng([seed, number])
+        yield slice(start, start + n), sampler.draw(n, rng, out=memory[:n])
 
 
 def _write_cells(
@@ -229,19 +236,17 @@ def _write_cells(
     n_cells = layout.n_cells
     with h5py.File(path, "w") as file:
         _write_frame_of_anndata(file, network)
-        obs = file.create_group("obs")
-        columns = np.array([layout.cluster_key, "pseudotime", "batch"], dtype=h5py.string_dtype())
-        _encode(obs, "dataframe", "0.2.0", {"_index": "_index", "column-order": columns})
+        obs = _new_frame(file, "obs", [layout.cluster_key, "pseudotime", "batch"])
         names = obs.create_dataset("_index", shape=(n_cells,), dtype=h5py.string_dtype())
         _encode(names, "string-array", "0.2.0")
         cluster = _new_categorical(obs, layout.cluster_key, CLUSTERS, n_cells)
         batch = _new_categorical(obs, "batch", _BATCHES, n_cells)
         pseudotime = _new_array(obs, "pseudotime", (n_cells,), np.float64)
         expression = _new_array(file["layers"], layout.layer, (n_cells, len(network.genes)), np.float32)
-        embedding = _new_array(file["obsm"], "X_pca", (n_cells, 2), np.float32)
+        pca, fate = (_new_array(file["obsm"], key, (n_cells, 2), np.float32) for key in ("X_pca", "X_fate"))
         for rows, block in blocks:
             expression[rows] = block.expression
-            embedding[rows] = block.embedding
+            pca[rows], fate[rows] = block.pca, block.fate
             names[rows] = [f"cell_{cell:07d}" for cell in range(rows.start, rows.stop)]
             cluster[rows], batch[rows], pseudotime[rows] = block.cluster, block.batch, block.pseudotime
             if progress is not None:
@@ -250,14 +255,23 @@ def _write_cells(
 
 def _write_frame_of_anndata(file: Any, network: Network) -> None:
     """Write everything of an AnnData file that does not grow with the number of cells."""
-    import pandas as pd
     from anndata.io import write_elem
 
     _encode(file, "anndata", "0.1.0")
-    is_regulator = np.arange(len(network.genes)) < network.n_regulators
-    write_elem(file, "var", pd.DataFrame({"regulator": is_regulator}, index=list(network.genes)))
     for name in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
         write_elem(file, name, {})
+    var = _new_frame(file, "var", ["regulator"])
+    write_elem(var, "_index", np.array(network.genes, dtype=object))
+    write_elem(var, "regulator", np.arange(len(network.genes)) < network.n_regulators)
+
+
+def _new_frame(file: Any, name: str, columns: list[str]) -> Any:
+    import h5py
+
+    frame = file.create_group(name)
+    order = np.array(columns, dtype=h5py.string_dtype())
+    _encode(frame, "dataframe", "0.2.0", {"_index": "_index", "column-order": order})
+    return frame
 
 
 def _encode(node: Any, kind: str, version: str, more: dict[str, Any] | None = None) -> None:

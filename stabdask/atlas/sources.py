@@ -79,7 +79,9 @@ def open_cell_source(
         raise InputError(f"expected a path or an AnnData, found {type(source).__name__}")
     if getattr(source, "isbacked", False) and layer is None:
         if source.is_view:
-            raise InputError("a view of a backed AnnData cannot be read in blocks; call .to_memory() on it first")
+            raise InputError(
+                "a view of a backed AnnData cannot be read in blocks; call .to_memory() on it first"
+            )
         return _from_path(Path(source.filename), None, cluster_key)
     return _from_object(source, layer, cluster_key)
 
@@ -106,7 +108,9 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
     if layer is not None and layer not in layers:
         raise _no_layer(layer, layers, path.name)
     if layer is None and "X" not in root:
-        raise MissingKeyError(f"{path.name} has no X; choose a layer: {', '.join(map(repr, layers)) or 'none'}")
+        raise MissingKeyError(
+            f"{path.name} has no X; choose a layer: {', '.join(map(repr, layers)) or 'none'}"
+        )
     element = root[key]
     cells, genes = _index(root["obs"]), _index(root["var"])
     labels, order = _labels(_column(root["obs"], cluster_key, path.name), len(cells))
@@ -151,7 +155,9 @@ def _from_object(adata: AnnData, layer: str | None, cluster_key: str | None) -> 
         raise _no_layer(layer, list(adata.layers), name)
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
-        raise MissingKeyError(f"{name} has no X; choose a layer: {', '.join(map(repr, adata.layers)) or 'none'}")
+        raise MissingKeyError(
+            f"{name} has no X; choose a layer: {', '.join(map(repr, adata.layers)) or 'none'}"
+        )
     columns = [str(column) for column in adata.obs.keys()]  # noqa: SIM118
     if cluster_key is not None and cluster_key not in columns:
         raise _no_column(cluster_key, columns, name)
@@ -261,9 +267,15 @@ def _dense(lazy: da.Array, columns: Columns) -> da.Array:
     """Cut a Dask array of whole-row blocks, dense or sparse, to `columns` and make the blocks dense."""
     dtype = _float_dtype(lazy.dtype)
     width = lazy.shape[1] if columns is None else len(columns)
-    return lazy.map_blocks(
-        _take, columns, dtype, dtype=dtype, chunks=(lazy.chunks[0], (width,)), meta=np.empty((0, 0), dtype=dtype)
+    dense: da.Array = lazy.map_blocks(
+        _take,  # type: ignore[arg-type]
+        columns,
+        dtype,
+        dtype=dtype,
+        chunks=(lazy.chunks[0], (width,)),
+        meta=np.empty((0, 0), dtype=dtype),
     )
+    return dense
 
 
 def _take(block: Any, columns: Columns, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -30,7 +30,7 @@ class Linearization(ABC):
     @property
     def sizes(self) -> npt.NDArray[np.intp]:
         """Order of the core of each cell, ``(cell,)``."""
-        return self.active.sum(axis=1)
+        return np.asarray(self.active.sum(axis=1), dtype=np.intp)
 
     @abstractmethod
     def cores(self, cells: Index) -> Array:

@@ -94,7 +94,8 @@ class HillParameters:
         return (self.branch(at_zero)[1] < 1)[0]
 
     def near_switch(self, x: Array) -> npt.NDArray[np.bool_]:
-        """Return where `x` is within a relative 1e-6 of the switch between two different components."""
+        """Return where `x` is within a relative 1e-6 of the switch between two components."""
         switch = 0.5 * (self.threshold + self.threshold2)
-        differs = (self.threshold != self.threshold2) | (self.exponent != self.exponent2)
-        return (self.mix < 1) & differs & (np.abs(x - switch) <= _NEAR * np.abs(switch))
+        # Components with one threshold never switch: every expression is a tie, which the first takes.
+        switches = (self.mix < 1) & (self.threshold != self.threshold2)
+        return switches & (np.abs(x - switch) <= _NEAR * np.abs(switch))

@@ -121,10 +121,11 @@ class HopfieldLinearization(Linearization):
         model = self._model
         on_core = self._scatter(cells, vectors)
         driven = on_core * self._slope[cells][:, None, :]
-        n_cells, n_modes, _ = driven.shape
-        flat = driven.reshape(n_cells * n_modes, -1)
+        n_cells, n_modes, n_regulators = driven.shape
+        # No -1 in these shapes: there may be no modes or no regulators.
+        flat = driven.reshape(n_cells * n_modes, n_regulators)
         weights = model.weights.T.astype(flat.real.dtype)
-        push = (flat.real @ weights + 1j * (flat.imag @ weights)).reshape(n_cells, n_modes, -1)
+        push = (flat.real @ weights + 1j * (flat.imag @ weights)).reshape(n_cells, n_modes, len(model.gamma))
         gap = values[:, :, None] + model.gamma
         # Values past the size of a core are NaN, which fmax passes over.
         largest = np.fmax.reduce(np.abs(values), axis=1, initial=0.0)

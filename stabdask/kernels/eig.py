@@ -124,7 +124,7 @@ def eig(
     sizes: npt.NDArray[np.integer[Any]] | None = None,
     modes: int | None = None,
     vectors: Vectors = "none",
-    dtype: npt.DTypeLike = None,
+    dtype: npt.DTypeLike | None = None,
     backend: str = "auto",
 ) -> EigResult:
     """Solve a batch of real non-symmetric eigenproblems.

@@ -128,9 +128,13 @@ def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
         try:
             receipt = Receipt.from_json(path.read_bytes())
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DamagedStoreError(f"receipt {path} cannot be read ({error}); delete it to recompute it") from error
+            raise DamagedStoreError(
+                f"receipt {path} cannot be read ({error}); delete it to recompute it"
+            ) from error
         if receipt.fingerprint != fingerprint:
-            raise DamagedStoreError(f"receipt {path} belongs to another run; delete it to recompute its partition")
+            raise DamagedStoreError(
+                f"receipt {path} belongs to another run; delete it to recompute its partition"
+            )
         receipts[receipt.partition] = receipt
     return receipts
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stabdask.fields.base import Field
-from stabdask.run.block import batch_cells, output_shapes
-from stabdask.run.options import Options
+from stabdask.runs.block import batch_cells, output_shapes
+from stabdask.runs.options import Options
 from stabdask.schema import VARIABLES
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["block_and_partition", "chunk_cells", "output_bytes", "task_bytes"]
 
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 96 * 2**20
 _PARTITION_BYTES = 64 * 2**20
 _CHUNK_BYTES = 16 * 2**20
 _MOST_CELLS = 8192
@@ -46,23 +46,24 @@ def block_and_partition(
 ) -> tuple[int, int]:
     """Return the cells in a block and in a partition.
 
-    A block is a chunk of the input where chunks are regular and fit, a partition a power-of-two number of
-    blocks: small enough to be lost without regret, large enough for the store's chunks.
+    A block is a chunk of the input, or an equal part of one, where chunks are regular; a partition is a
+    power-of-two number of chunks: small enough to be lost without regret, large enough for the store's own.
     """
     n_cells = expression.shape[0]
     out = output_bytes(field, options)
     working = out + 8 * (_CLOSED_FORM_ARRAYS * field.n_genes + 6 * len(field.regulator_index))
-    most = max(1, min(_BLOCK_BYTES // working, _PARTITION_BYTES // out, _MOST_CELLS))
-    target = _power_of_two(min(max(n_cells // _PARTITIONS_WANTED, _FEWEST_CELLS), most))
+    most = max(1, _BLOCK_BYTES // working)
+    limit = max(1, min(_PARTITION_BYTES // out, _MOST_CELLS))
+    target = _power_of_two(min(max(n_cells // _PARTITIONS_WANTED, _FEWEST_CELLS), limit))
     if partition_cells is not None:
-        return min(partition_cells, target), partition_cells
+        return min(partition_cells, most), partition_cells
     chunks = expression.chunks[0]
-    regular = len(chunks) > 1 and len(set(chunks[:-1])) == 1 and chunks[-1] <= chunks[0]
-    if not regular or chunks[0] > most:
-        return target, target
-    block = int(chunks[0])
-    partition = block * _power_of_two(max(1, target // block))
-    return block, partition
+    chunk = int(chunks[0])
+    regular = len(chunks) > 1 and len(set(chunks[:-1])) == 1 and chunks[-1] <= chunk
+    if not regular or chunk > limit:
+        return min(_power_of_two(most), target), target
+    block = -(-chunk // -(-chunk // most))
+    return block, chunk * _power_of_two(max(1, target // chunk))
 
 
 def chunk_cells(name: str, partition_cells: int, row_bytes: int) -> int:
@@ -89,8 +90,10 @@ def task_bytes(expression: da.Array, field: Field, options: Options, partition_c
         vectors = 5 * batch * options.vector_modes(field) * field.n_genes * 16
     closed = block * 8 * (_CLOSED_FORM_ARRAYS * field.n_genes + 8 * len(field.regulator_index))
     # The chunk is held while it is made dense and cut; results are held once more while they are written.
-    return int(2 * chunk + max(closed, cores + vectors) + block * out + partition_cells * out * 1.5 + field.n_bytes)
+    return int(
+        2 * chunk + max(closed, cores + vectors) + block * out + partition_cells * out * 1.5 + field.n_bytes
+    )
 
 
 def _power_of_two(n: int) -> int:
-    return 2 ** int(np.log2(max(1, n)))
+    return 1 << (max(1, n).bit_length() - 1)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from stabdask.clusters import dashboard_url, local_client
 from stabdask.errors import RunFailedError, StabdaskError, StoreMismatchError, UsageError
-from stabdask.run.job import Job, prepare
-from stabdask.run.partition import PartitionTask, make_task, run_partition
-from stabdask.run.plan import Plan, format_bytes, format_seconds, plan_job
-from stabdask.run.progress import Progress, ProgressWriter
-from stabdask.run.receipts import Receipt, read_receipts, store_lock, sweep_leftovers, total_status
-from stabdask.run.store import create_store, read_spec, writable
+from stabdask.runs.job import Job, prepare
+from stabdask.runs.partition import PartitionTask, make_task, run_partition
+from stabdask.runs.plan import Plan, format_bytes, format_seconds, plan_job
+from stabdask.runs.progress import Progress, ProgressWriter
+from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers, total_status
+from stabdask.runs.store import create_store, read_spec, writable
 from stabdask.schema import Status
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def run(
     dashboard
         Whether to serve Dask's dashboard on loopback (only without `client`).
     missing_cluster, partition_cells
-        See `stabdask.run.job.prepare`.
+        See `stabdask.runs.job.prepare`.
     **options
         See `stabdask.stability`.
 
@@ -340,7 +340,9 @@ class _OnCluster:
             if running:
                 self.client.cancel(list(running), force=True)
 
-    def _fill(self, tasks: Iterator[PartitionTask], running: dict[Any, PartitionTask], completed: Any) -> None:
+    def _fill(
+        self, tasks: Iterator[PartitionTask], running: dict[Any, PartitionTask], completed: Any
+    ) -> None:
         # Workers may come and go, so the window is looked at again each time.
         window = 2 * max(1, sum(self.client.nthreads().values()))
         while len(running) < window and (task := next(tasks, None)) is not None:
@@ -348,7 +350,10 @@ class _OnCluster:
 
     def _submit(self, task: PartitionTask, running: dict[Any, PartitionTask], completed: Any) -> None:
         future = self.client.submit(
-            run_partition, task, key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}", pure=False
+            run_partition,
+            task,
+            key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}",
+            pure=False,
         )
         running[future] = task
         completed.add(future)
@@ -402,7 +407,13 @@ def _failed(failures: dict[int, str], path: Path) -> RunFailedError:
 
 
 def _report(
-    path: Path, job: Job, receipts: dict[int, Receipt], n_computed: int, n_workers: int, n_new: int, seconds: float
+    path: Path,
+    job: Job,
+    receipts: dict[int, Receipt],
+    n_computed: int,
+    n_workers: int,
+    n_new: int,
+    seconds: float,
 ) -> RunReport:
     parts: dict[str, float] = {}
     for receipt in receipts.values():

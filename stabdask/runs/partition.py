@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from stabdask.errors import UsageError
 from stabdask.fields.storage import open_field_cached
-from stabdask.run.block import BlockTimes, compute_block, output_shapes
-from stabdask.run.job import Job, RunSpec
-from stabdask.run.receipts import Receipt, write_receipt
-from stabdask.run.store import field_path, package_versions, write_partition
+from stabdask.runs.block import BlockTimes, compute_block, output_shapes
+from stabdask.runs.job import Job, RunSpec
+from stabdask.runs.receipts import Receipt, write_receipt
+from stabdask.runs.store import field_path, package_versions, write_partition
 from stabdask.schema import VARIABLES, Status
 
 if TYPE_CHECKING:
@@ -77,8 +77,10 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
     start, stop = job.spec.bounds(partition)
     (rows,) = dask.optimize(job.expression[start:stop])
     if any(type(value).__name__ == "Future" for value in dict(rows.dask).values()):
-        raise UsageError("the expression was persisted on a cluster; pass the cells as open_cells returned them")
-    names = job.cells["cell"].to_numpy() if "cell" in job.cells.coords else np.arange(job.spec.n_cells)
+        raise UsageError(
+            "the expression was persisted on a cluster; pass the cells as open_cells returned them"
+        )
+    names = job.cell_names
     return PartitionTask(
         store=str(store),
         spec=job.spec,
@@ -106,7 +108,9 @@ def run_partition(task: PartitionTask) -> Receipt:
     start, stop = spec.bounds(task.partition)
     field = open_field_cached(str(field_path(task.store)), spec.field)
     shapes = output_shapes(spec.options, field, stop - start)
-    out = {name: VARIABLES[name].empty(shape, spec.options.dtype) for name, shape in shapes.items()}
+    out: dict[str, npt.NDArray[Any]] = {
+        name: VARIABLES[name].empty(shape, spec.options.dtype) for name, shape in shapes.items()
+    }
     times = BlockTimes()
     read_s = 0.0
     reader = _blocks(pickle.loads(task.rows), spec.block_cells)  # noqa: S301 - made by make_task, never read from a file
@@ -143,7 +147,7 @@ def run_partition(task: PartitionTask) -> Receipt:
         seconds={**seconds, "total_s": time.perf_counter() - begin},
         peak_bytes=peak_bytes(),
         status_counts={int(Status(c)): int(n) for c, n in zip(codes, counts, strict=True)},
-        n_near_switch=int((out["near_switch_count"] > 0).sum()) if "near_switch_count" in out else 0,
+        n_near_switch=_count_positive(out.get("near_switch_count")),
         checksums=checksums,
         versions=package_versions(),
     )
@@ -169,6 +173,10 @@ def _blocks(rows: da.Array, block_cells: int) -> Iterator[tuple[int, npt.NDArray
             first += len(block)
             available = len(rest)
             pending = [rest] if available else []
+
+
+def _count_positive(counts: npt.NDArray[Any] | None) -> int:
+    return 0 if counts is None else int((counts > 0).sum())
 
 
 def peak_bytes() -> int:

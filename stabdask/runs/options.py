@@ -119,7 +119,9 @@ def make_options(
     """
     _one_of("spectrum", spectrum, ("full", "leading", "none"))
     _one_of("vectors", vectors, ("none", "right", "both"))
-    precision = str(np.dtype(dtype)) if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
+    precision = (
+        str(np.dtype(dtype)) if dtype in ("float32", "float64", np.float32, np.float64) else str(dtype)
+    )
     _one_of("dtype", precision, ("float64", "float32"))
     if spectrum == "none" and vectors != "none":
         raise UsageError(f"vectors={vectors!r} needs a spectrum; expected spectrum='full' or 'leading'")
@@ -173,5 +175,3 @@ def _quantities(asked: Sequence[str] | None, spectrum: str, vectors: str) -> tup
             needs = "eigenvectors (vectors='right')" if name == "residual" else "a spectrum"
             raise UsageError(f"quantity {name!r} needs {needs}, which was not asked for")
     return tuple(name for name in available if name in set(asked))
-
-

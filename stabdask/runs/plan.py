@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import MemoryBudgetError, UsageError
 from stabdask.fields.base import Field
-from stabdask.run.block import compute_block
-from stabdask.run.job import Job, prepare
-from stabdask.run.sizing import output_bytes, task_bytes
+from stabdask.runs.block import compute_block
+from stabdask.runs.job import Job, prepare
+from stabdask.runs.sizing import output_bytes, task_bytes
 
 if TYPE_CHECKING:
     import xarray as xr

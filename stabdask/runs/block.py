@@ -15,7 +15,7 @@ import numpy.typing as npt
 from stabdask.fields.base import Array, Field, Linearization
 from stabdask.kernels.eig import canonical_phase, eig
 from stabdask.kernels.threads import single_threaded_blas
-from stabdask.run.options import Options
+from stabdask.runs.options import Options
 from stabdask.schema import VARIABLES, Status
 
 __all__ = ["NO_LABEL", "SKIPPED", "BlockTimes", "batch_cells", "compute_block", "output_shapes"]

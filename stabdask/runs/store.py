@@ -18,11 +18,19 @@ import numpy.typing as npt
 
 from stabdask.errors import DamagedStoreError, OutputError, StoreMismatchError
 from stabdask.fields.base import Field
-from stabdask.files import existing_path, fsync_directory, fsync_file, new_directory, open_group, write_array, write_names
-from stabdask.run.block import output_shapes
-from stabdask.run.job import Job, RunSpec
-from stabdask.run.receipts import make_receipt_folder
-from stabdask.run.sizing import chunk_cells
+from stabdask.files import (
+    existing_path,
+    fsync_directory,
+    fsync_file,
+    new_directory,
+    open_group,
+    write_array,
+    write_names,
+)
+from stabdask.runs.block import output_shapes
+from stabdask.runs.job import Job, RunSpec
+from stabdask.runs.receipts import make_receipt_folder
+from stabdask.runs.sizing import chunk_cells
 from stabdask.schema import FORMAT_VERSION, VARIABLES
 
 __all__ = [
@@ -82,7 +90,9 @@ def read_spec(path: str | Path) -> RunSpec:
     except (KeyError, TypeError) as error:
         raise DamagedStoreError(f"the attributes of {path} are not those of a run ({error!r})") from error
     if spec.fingerprint != attributes.get("fingerprint"):
-        raise DamagedStoreError(f"the attributes of {path} do not match their fingerprint; the store was edited")
+        raise DamagedStoreError(
+            f"the attributes of {path} do not match their fingerprint; the store was edited"
+        )
     return spec
 
 
@@ -134,8 +144,8 @@ def create_store(path: Path, job: Job) -> None:
 
 
 def _write_coordinates(group: Any, job: Job) -> None:
-    cells, field, spec = job.cells, job.field, job.spec
-    names = cells["cell"].to_numpy() if "cell" in cells.coords else np.arange(spec.n_cells)
+    field, spec = job.field, job.spec
+    names = job.cell_names
     write_names(group, "cell", names.tolist(), "cell")
     write_names(group, "gene", field.genes.tolist(), "gene")
     write_names(group, "regulator", field.regulators.tolist(), "regulator")
@@ -147,16 +157,16 @@ def _write_coordinates(group: Any, job: Job) -> None:
         ("cell",),
         {"long_name": "cluster of the cell", "description": "position in cluster, -1 for no label"},
     )
-    degradation = np.full((len(spec.labels), field.n_genes), np.nan)
-    for number, model in enumerate(spec.models):
-        if model is not None:
-            degradation[number] = -field.rest_eigenvalues(field.cluster_number(model))
     write_array(
         group,
         "degradation",
-        degradation,
+        job.degradation(),
         ("cluster", "gene"),
-        {"long_name": "degradation rate", "units": "1/time", "description": "minus the eigenvalue outside the core"},
+        {
+            "long_name": "degradation rate",
+            "units": "1/time",
+            "description": "minus the eigenvalue outside the core",
+        },
     )
     if spec.options.elements:
         write_names(group, "pair", [f"{i}:{j}" for i, j in spec.options.elements], "pair")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.atlas.cells import cell_names
 from stabdask.errors import InputError
 from stabdask.fields.base import Field
 
@@ -61,7 +62,7 @@ def preflight(
         If finite expression of a cell is outside the domain (negative, say).
     """
     array = cells["expression"].data
-    names = cells["cell"].to_numpy() if "cell" in cells.coords else np.arange(array.shape[0])
+    names = cell_names(cells)
     starts = np.concatenate([[0], np.cumsum(array.chunks[0])])
     digest = hashlib.blake2b(digest_size=16)
     kept_rows: list[npt.NDArray[np.intp]] = []

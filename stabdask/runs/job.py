@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.atlas.cells import cluster_codes
+from stabdask.atlas.cells import cell_names, cluster_codes
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field
-from stabdask.run.block import NO_LABEL, SKIPPED
-from stabdask.run.options import Options, make_options
-from stabdask.run.preflight import Preflight, preflight
-from stabdask.run.sizing import block_and_partition
+from stabdask.runs.block import NO_LABEL, SKIPPED
+from stabdask.runs.options import Options, make_options
+from stabdask.runs.preflight import Preflight, preflight
+from stabdask.runs.sizing import block_and_partition
 from stabdask.schema import FORMAT_VERSION
 
 if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["Job", "RunSpec", "prepare"]
+__all__ = ["Job", "RunSpec", "cells_identity", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,22 @@ class Job:
         """The expression as a Dask array ``(cell, gene of the atlas)``."""
         return self.cells["expression"].data  # type: ignore[no-any-return]
 
+    @property
+    def cell_names(self) -> npt.NDArray[Any]:
+        """Names of the cells, or their numbers where they have none, ``(cell,)``."""
+        return cell_names(self.cells)
+
+    def degradation(self) -> npt.NDArray[np.float64]:
+        """Return, per label of the atlas, minus the eigenvalue of each gene outside the core.
+
+        ``(cluster, gene)``, 1/time; NaN where the cells of a label are left out.
+        """
+        out = np.full((len(self.spec.labels), self.field.n_genes), np.nan)
+        for number, model in enumerate(self.spec.models):
+            if model is not None:
+                out[number] = -self.field.rest_eigenvalues(self.field.cluster_number(model))
+        return out
+
 
 def prepare(
     cells: xr.Dataset,
@@ -167,7 +183,7 @@ def prepare(
     partition_cells
         Cells in a partition; chosen from the size of the job if not given.
     **options
-        See `stabdask.run.options.Options`.
+        See `stabdask.runs.options.Options`.
 
     Returns
     -------
@@ -181,7 +197,9 @@ def prepare(
     import dask.array as da
 
     if not isinstance(field, Field):
-        raise UsageError(f"field is a {type(field).__name__}; expected a Field, e.g. from stabdask.read_field")
+        raise UsageError(
+            f"field is a {type(field).__name__}; expected a Field, e.g. from stabdask.read_field"
+        )
     _check_dataset(cells)
     checked = make_options(field, **options)
     columns = _align(cells["gene"].to_numpy(), field)
@@ -208,7 +226,11 @@ def prepare(
         labels=labels,
         models=models,
         field=field.fingerprint,
-        cells=_identity(cells, codes, sample),
+        cells={
+            **cells_identity(cells),
+            "content": sample.digest,
+            "sources": [dict(source) for source in cells.attrs.get("sources", [])],
+        },
         options=checked,
     )
     return Job(spec, cells, field, codes, model_codes, columns, sample)
@@ -231,7 +253,9 @@ def _align(genes: npt.NDArray[Any], field: Field) -> npt.NDArray[np.intp] | None
     names = [str(gene) for gene in genes]
     where = {name: position for position, name in enumerate(names)}
     if len(where) < len(names):
-        repeated = sorted({name for name in names if names.count(name) > 1})[:5] if len(names) < 10_000 else []
+        repeated = (
+            sorted({name for name in names if names.count(name) > 1})[:5] if len(names) < 10_000 else []
+        )
         raise InputError(f"gene names of the cells repeat ({', '.join(repeated)}); make them unique")
     wanted = field.genes.tolist()
     if names == wanted:
@@ -271,15 +295,16 @@ def _models(
     return models, [SKIPPED if model is None else field.cluster_number(model) for model in models]
 
 
-def _identity(cells: xr.Dataset, codes: npt.NDArray[np.int32], sample: Preflight) -> dict[str, Any]:
-    names = cells["cell"].to_numpy() if "cell" in cells.coords else np.arange(len(codes))
+def cells_identity(cells: xr.Dataset) -> dict[str, str]:
+    """Return hashes of the names, genes and labels of cells."""
+    codes, labels = cluster_codes(cells)
+    digest = hashlib.blake2b(json.dumps(labels).encode(), digest_size=16)
+    digest.update(codes.astype("<i4").tobytes())
     return {
         "dtype": str(cells["expression"].dtype),
-        "names": _hash_names(names),
+        "names": _hash_names(cell_names(cells)),
         "genes": _hash_names(cells["gene"].to_numpy()),
-        "labels": hashlib.blake2b(codes.astype("<i4").tobytes(), digest_size=16).hexdigest(),
-        "content": sample.digest,
-        "sources": [dict(source) for source in cells.attrs.get("sources", [])],
+        "labels": digest.hexdigest(),
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
-from stabdask.run.plan import format_seconds
+from stabdask.runs.plan import format_seconds
 
 __all__ = ["Progress", "ProgressWriter"]
 
@@ -52,7 +52,9 @@ class Progress:
         share = self.n_done / self.n_cells if self.n_cells else 1.0
         left = "" if self.seconds_left is None else f", {format_seconds(self.seconds_left)} left"
         failed = f", {self.n_failed:,} failed" if self.n_failed else ""
-        return f"{share:4.0%}  {self.n_done:,} of {self.n_cells:,} cells, {self.rate:,.0f} cells/s{left}{failed}"
+        return (
+            f"{share:4.0%}  {self.n_done:,} of {self.n_cells:,} cells, {self.rate:,.0f} cells/s{left}{failed}"
+        )
 
 
 class ProgressWriter:

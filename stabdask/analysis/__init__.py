@@ -1,0 +1,1 @@
+"""What is read off results: complete spectra, summaries, extremes."""

@@ -1,0 +1,131 @@
+"""Complete spectra: the eigenvalues of the core together with those of all other genes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.errors import InputError, MissingKeyError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["blockwise_spectrum", "complete_spectrum", "complete_values", "match_spectra"]
+
+
+def complete_spectrum(ds: xr.Dataset) -> xr.DataArray:
+    """Return all eigenvalues of every Jacobian, lazily.
+
+    The spectrum of a Jacobian is that of its core and -gamma_j for every gene j that is not an active
+    regulator; only the core's is stored.
+
+    Parameters
+    ----------
+    ds
+        From `stabdask.open_results` or `stabdask.stability`, with ``spectrum="full"``.
+
+    Returns
+    -------
+    xarray.DataArray
+        ``(cell, eigenvalue_rank)`` complex, 1/time, in canonical order; NaN for cells without a spectrum.
+
+    Raises
+    ------
+    MissingKeyError
+        If `ds` has no eigenvalues.
+    InputError
+        If it has only the leading ones.
+    """
+    import xarray as xr
+
+    data = blockwise_spectrum(ds, _sorted_values, n_columns=ds.sizes["gene"])
+    return xr.DataArray(
+        data,
+        dims=("cell", "eigenvalue_rank"),
+        coords={name: ds[name] for name in ("cell", "cell_cluster") if name in ds.coords}
+        | {"eigenvalue_rank": np.arange(ds.sizes["gene"])},
+        name="complete_spectrum",
+        attrs={"long_name": "complete spectrum", "units": "1/time"},
+    )
+
+
+def blockwise_spectrum(ds: xr.Dataset, function: Any, *, n_columns: int) -> Any:
+    """Apply ``function(eigenvalue, active, code, degradation, regulator_index)`` to blocks of cells.
+
+    Returns a Dask array ``(cell, n_columns)`` of the dtype of the eigenvalues.
+    """
+    import dask.array as da
+
+    check_full(ds)
+    values = da.asarray(ds["eigenvalue"].data).rechunk({1: -1})
+    rows = values.chunks[0]
+    active = da.asarray(ds["active"].data).rechunk({0: rows, 1: -1})
+    codes = da.from_array(ds["cluster_code"].to_numpy()[:, None], chunks=(rows, 1))
+    genes = {str(gene): position for position, gene in enumerate(ds["gene"].to_numpy())}
+    index = np.asarray([genes[str(name)] for name in ds["regulator"].to_numpy()], dtype=np.intp)
+    return da.map_blocks(
+        function,
+        values,
+        active,
+        codes,
+        degradation=ds["degradation"].to_numpy(),
+        regulator_index=index,
+        dtype=values.dtype,
+        chunks=(rows, (n_columns,)),
+        meta=np.empty((0, 0), dtype=values.dtype),
+    )
+
+
+def check_full(ds: xr.Dataset) -> None:
+    """Raise unless `ds` holds the whole spectrum of every core."""
+    if "eigenvalue" not in ds:
+        raise MissingKeyError("the results hold no eigenvalues; run with spectrum='full'")
+    options = ds.attrs.get("run", {}).get("options", {})
+    if options.get("spectrum", "full") != "full":
+        raise InputError("the results hold only leading eigenvalues; run with spectrum='full'")
+
+
+def complete_values(
+    eigenvalue: npt.NDArray[Any],
+    active: npt.NDArray[np.uint8],
+    code: npt.NDArray[np.int32],
+    *,
+    degradation: npt.NDArray[np.float64],
+    regulator_index: npt.NDArray[np.intp],
+) -> npt.NDArray[Any]:
+    """Return all eigenvalues of a block, ``(cell, gene)``, in no particular order; NaN for failed cells."""
+    labels = code.reshape(-1)
+    out = np.full((len(eigenvalue), degradation.shape[1]), complex(np.nan, np.nan), dtype=eigenvalue.dtype)
+    computed = (active != 255).all(axis=1) & (labels >= 0)
+    # A solved core has as many eigenvalues as active regulators; any other number is a failed cell.
+    core = ~np.isnan(eigenvalue.real)
+    own = active == 1
+    computed &= own.sum(axis=1) == core.sum(axis=1)
+    rows = np.flatnonzero(computed)
+    out[rows] = -degradation[labels[rows]]
+    # Both masks run row by row and have as many entries in each, so that each core lands in its own cell.
+    cell, regulator = np.nonzero(own[rows])
+    out[rows[cell], regulator_index[regulator]] = eigenvalue[rows][core[rows]]
+    return out
+
+
+def _sorted_values(*blocks: npt.NDArray[Any], **tables: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    # NumPy sorts complex numbers by real part, then imaginary part, ascending, NaN last: negated, canonical.
+    return -np.sort(-complete_values(*blocks, **tables), axis=1)
+
+
+def match_spectra(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Return the largest distance between two spectra under the matching that makes their total least.
+
+    Parameters
+    ----------
+    a, b
+        ``(n,)`` complex, in any order.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    distance = np.abs(np.asarray(a)[:, None] - np.asarray(b)[None, :])
+    rows, columns = linear_sum_assignment(distance)
+    return float(distance[rows, columns].max(initial=0.0))

@@ -1,0 +1,220 @@
+"""What several commands share: arguments of a job, tables, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stabdask.errors import MissingKeyError, UsageError, near_misses
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from stabdask.fields.base import Field
+
+__all__ = [
+    "add_job_arguments",
+    "add_json",
+    "add_store",
+    "format_table",
+    "job_inputs",
+    "job_options",
+    "parse_elements",
+    "print_json",
+    "summary_table",
+]
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print figures as JSON on stdout")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Add the positional path of a store."""
+    parser.add_argument("store", type=Path, metavar="STORE", help="store of a run, e.g. out.zarr")
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which cells, which field, and what to compute."""
+    data = parser.add_argument_group("input")
+    data.add_argument(
+        "atlas", nargs="+", type=Path, help="h5ad or zarr AnnData; several are read as one atlas"
+    )
+    data.add_argument(
+        "--field", required=True, type=Path, metavar="MODEL", help="fitted field: .h5sch, .h5ad or .zarr"
+    )
+    data.add_argument("--layer", help="layer with the expression (X if not given)")
+    data.add_argument(
+        "--cluster-key", help="column of obs with cluster labels (one cluster 'all' if not given)"
+    )
+    data.add_argument(
+        "--missing-cluster",
+        default="error",
+        metavar="HOW",
+        help="cells whose cluster has no parameters: 'error', 'skip', or 'W_<cluster>' to use that cluster's",
+    )
+    what = parser.add_argument_group("what to compute")
+    what.add_argument("--spectrum", choices=("full", "leading", "none"), default="full", help="default: full")
+    what.add_argument(
+        "--modes", type=int, help="leading modes with vectors, or kept by --spectrum leading (10)"
+    )
+    what.add_argument("--vectors", choices=("none", "right", "both"), default="none", help="default: none")
+    what.add_argument(
+        "--elements",
+        default="",
+        metavar="I:J,...",
+        help="Jacobian elements effector:regulator, e.g. GATA1:GATA2,FLI1:KLF1, or @FILE with one pair a line",
+    )
+    what.add_argument("--quantities", default=None, metavar="NAME,...", help="scalars to keep (all)")
+    what.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="of the eigensolver")
+    what.add_argument("--backend", default="auto", help="eigensolver backend (auto)")
+    what.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        help="real parts within +- this count as neither stable nor unstable",
+    )
+    how = parser.add_argument_group("resources")
+    how.add_argument(
+        "--workers", type=int, help="worker processes; 0 computes in this process (as many as cores)"
+    )
+    how.add_argument("--memory", help="budget for all processes together, e.g. 4GB")
+    how.add_argument("--partition-cells", type=int, help="cells in a partition (chosen by size)")
+
+
+def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
+    """Open cells and field as the arguments say."""
+    from stabdask.atlas.cells import open_cells
+    from stabdask.fields.reading import read_field
+
+    field = read_field(options.field)
+    atlas = [str(path) for path in options.atlas]
+    cells = open_cells(
+        atlas, layer=options.layer, cluster_key=options.cluster_key, genes=field.genes.tolist()
+    )
+    return cells, field
+
+
+def job_options(options: argparse.Namespace, field: Field) -> dict[str, Any]:
+    """Return the keyword options of a job."""
+    return {
+        "missing_cluster": options.missing_cluster,
+        "partition_cells": options.partition_cells,
+        "spectrum": options.spectrum,
+        "modes": options.modes,
+        "vectors": options.vectors,
+        "elements": parse_elements(options.elements, set(field.genes.tolist())),
+        "quantities": None if options.quantities is None else options.quantities.split(","),
+        "dtype": options.dtype,
+        "backend": options.backend,
+        "tolerance": options.tolerance,
+    }
+
+
+def parse_elements(text: str, genes: set[str]) -> list[tuple[str, str]]:
+    """Return (effector, regulator) pairs from ``I:J,K:L`` or ``@FILE``.
+
+    Gene names may hold colons: a pair is split where both sides are genes.
+
+    Examples
+    --------
+    >>> parse_elements("GATA1:GATA2,H:1:FLI1", {"GATA1", "GATA2", "H:1", "FLI1"})
+    [('GATA1', 'GATA2'), ('H:1', 'FLI1')]
+    """
+    if text.startswith("@"):
+        path = Path(text[1:])
+        try:
+            items = path.read_text().splitlines()
+        except OSError as error:
+            raise UsageError(f"cannot read the pairs in {path}: {error.strerror}") from error
+    else:
+        items = text.split(",")
+    pairs = []
+    for item in (item.strip() for item in items):
+        if not item:
+            continue
+        tabbed = item.split("\t")
+        if len(tabbed) == 2:
+            pairs.append((tabbed[0].strip(), tabbed[1].strip()))
+            continue
+        parts = item.split(":")
+        splits = [(":".join(parts[:i]), ":".join(parts[i:])) for i in range(1, len(parts))]
+        if not splits:
+            raise UsageError(f"element {item!r} is no pair; expected effector:regulator, e.g. GATA1:GATA2")
+        known = [pair for pair in splits if pair[0] in genes and pair[1] in genes]
+        if not known:
+            unknown = next(gene for gene in splits[0] if gene not in genes)
+            hint = near_misses(unknown, sorted(genes), noun="genes")
+            raise MissingKeyError(f"gene {unknown!r} in --elements is not in the field; {hint}")
+        pairs.append(known[0])
+    return pairs
+
+
+def print_json(values: Any) -> None:
+    """Print values as one JSON document; NaN and infinities become null."""
+    print(json.dumps(_plain(values), indent=2, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, complex):
+        return {"real": _plain(value.real), "imag": _plain(value.imag)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table with the first column left-aligned and the others right-aligned."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = []
+    for row in (header, *rows):
+        first = row[0].ljust(widths[0])
+        lines.append(
+            "  ".join([first, *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        )
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def summary_table(summary: xr.Dataset) -> str:
+    """Return the per-cluster table people want first; speed stands beside stability.
+
+    Most cells are no fixed points, and far from one eigenvalues say little.
+    """
+    columns = [
+        ("abscissa", "spectral_abscissa", "mean"),
+        ("+-", "spectral_abscissa", "std"),
+        ("max", "spectral_abscissa", "max"),
+        ("unstable", "unstable_count", "mean"),
+        ("frequency", "leading_frequency", "mean"),
+        ("trace", "trace", "mean"),
+        ("rotation", "rotational_norm", "mean"),
+        ("speed", "speed", "mean"),
+    ]
+    shown = [column for column in columns if column[1] in summary]
+    header = ["cluster", "cells", "failed", *(name for name, _, _ in shown)]
+    rows = []
+    for number, label in enumerate(summary["cluster"].to_numpy()):
+        one = summary.isel(cluster=number)
+        figures = [_figure(float(one[name].sel(statistic=statistic))) for _, name, statistic in shown]
+        rows.append([str(label), f"{int(one['n_cells']):,}", f"{int(one['n_failed']):,}", *figures])
+    return format_table(header, rows)
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4g}"

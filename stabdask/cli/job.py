@@ -1,0 +1,87 @@
+"""`plan` and `run`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from stabdask.cli.common import add_job_arguments, add_json, job_inputs, job_options, print_json
+from stabdask.errors import UsageError
+
+__all__ = ["EXIT_CELLS_FAILED", "add_commands", "report_exit_code"]
+
+EXIT_CELLS_FAILED = 4
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser."""
+    plan = commands.add_parser("plan", help="what a run would take, without starting it")
+    add_job_arguments(plan)
+    add_json(plan)
+    plan.set_defaults(execute=_plan)
+
+    run = commands.add_parser(
+        "run",
+        help="compute the stability of every cell into a store; run again to resume",
+        description="Compute the stability of every cell into a durable Zarr store. The same command again "
+        "resumes, or says that all is done.",
+    )
+    add_job_arguments(run)
+    run.add_argument("--store", required=True, type=Path, help="where to write the results, e.g. out.zarr")
+    run.add_argument(
+        "--allow-failed",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="fraction of cells that may have a failed status before the exit code is 4 (0)",
+    )
+    run.add_argument("--no-dashboard", action="store_true", help="do not serve Dask's dashboard")
+    run.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    run.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
+    add_json(run)
+    run.set_defaults(execute=_run)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from stabdask.runs.plan import plan
+
+    cells, field = job_inputs(options)
+    result = plan(cells, field, memory=options.memory, workers=options.workers, **job_options(options, field))
+    print_json(result.to_dict()) if options.json else print(result)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from stabdask.runs.runner import run
+
+    if options.dry_run:
+        return _plan(options)
+    if not 0 <= options.allow_failed <= 1:
+        raise UsageError(f"--allow-failed {options.allow_failed}; expected a fraction from 0 to 1")
+    cells, field = job_inputs(options)
+    report = run(
+        cells,
+        field,
+        options.store,
+        memory=options.memory,
+        workers=options.workers,
+        progress=not options.quiet,
+        dashboard=not options.no_dashboard,
+        **job_options(options, field),
+    )
+    print_json(report.to_dict()) if options.json else print(report)
+    return report_exit_code(report, options.allow_failed)
+
+
+def report_exit_code(report: Any, allowed: float) -> int:
+    """Return 4 and say so if more cells failed than allowed, else 0."""
+    if report.n_failed <= allowed * report.n_cells:
+        return 0
+    print(
+        f"stabdask: {report.n_failed:,} of {report.n_cells:,} cells have a failed status (NaN results); see status in "
+        "the store, or allow them with --allow-failed",
+        file=sys.stderr,
+    )
+    return EXIT_CELLS_FAILED

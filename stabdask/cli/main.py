@@ -1,0 +1,89 @@
+"""Entry point: arguments, errors and exit codes.
+
+Data goes to stdout, progress and errors to stderr. Exit codes: 0 done; 1 partitions failed; 2 usage; 3 bad
+input; 4 finished, but more cells have a failed status than allowed; 5 the store does not match; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import stabdask
+from stabdask.errors import StabdaskError, StabdaskWarning
+
+__all__ = ["build_parser", "main"]
+
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors look like the program's other errors."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(2, f"stabdask: error: {message}; see '{self.prog} --help'\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    from stabdask.cli import demo, doctor, export, field, inspect, job
+
+    parser = _Parser(
+        prog="stabdask",
+        description="Local stability of every cell of an atlas: Jacobian spectra of gene-regulatory velocity "
+        "fields, out of core and distributed.",
+        epilog="Start with 'stabdask demo'.",
+    )
+    parser.add_argument("--version", action="version", version=f"stabdask {stabdask.__version__}")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=_Parser, title="commands"
+    )
+    for module in (demo, doctor, job, inspect, export, field):
+        module.add_commands(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("always", StabdaskWarning)
+    warnings.showwarning = _show_warning
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    before = signal.getsignal(signal.SIGTERM)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(options.execute(options) or 0)
+    except StabdaskError as error:
+        print(f"stabdask: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nstabdask: interrupted; what is finished is kept, the same command resumes", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone (head, say); nothing more to say, and no traceback at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
+    print(f"stabdask: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

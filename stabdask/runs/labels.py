@@ -1,0 +1,26 @@
+"""Labels on results: what turns arrays of a store or of a lazy computation into the Dataset users see."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["label_results"]
+
+
+def label_results(ds: xr.Dataset) -> xr.Dataset:
+    """Give a Dataset its coordinates: modes numbered from 0 and the cluster label of every cell.
+
+    ``cell_cluster(cell)`` holds labels, None for a cell without one: it cannot be called ``cluster``, which is
+    the dimension of the labels.
+    """
+    labels = np.asarray([*ds["cluster"].to_numpy().tolist(), None], dtype=object)
+    coords = {"cell_cluster": ("cell", labels[ds["cluster_code"].to_numpy()])}
+    for dim in ("mode", "vector_mode"):
+        if dim in ds.dims:
+            coords[dim] = (dim, np.arange(ds.sizes[dim]))
+    return ds.assign_coords(coords)

@@ -1,0 +1,128 @@
+"""`stability`: the result as a lazy Dataset, computed by Dask when it is looked at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.fields.base import Field
+from stabdask.runs.block import compute_block, output_shapes
+from stabdask.runs.job import prepare
+from stabdask.runs.labels import label_results
+from stabdask.schema import VARIABLES
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from stabdask.runs.options import Options
+
+__all__ = ["stability"]
+
+
+def stability(
+    cells: xr.Dataset, field: Field, *, missing_cluster: str = "error", **options: Any
+) -> xr.Dataset:
+    """Return the stability of every cell as a lazy, labelled Dataset on Dask arrays.
+
+    Nothing is computed but a check of the input. One task per block computes all variables together, so
+    compute what you want of them in one go: ``ds[["spectral_abscissa", "speed"]].compute()``. For an atlas
+    that does not fit in memory, or that must not be lost, use `stabdask.run`.
+
+    Parameters
+    ----------
+    cells
+        From `stabdask.open_cells`.
+    field
+        From `stabdask.read_field`.
+    missing_cluster
+        ``"error"``, ``"skip"`` or ``"W_<cluster>"``: see `stabdask.runs.job.prepare`.
+    **options
+        ``spectrum`` : {"full", "leading", "none"}
+            Which eigenvalues to keep: all of each core, the `modes` leading ones, or none.
+        ``modes`` : int, default 10
+            Number of leading modes with vectors (and, with ``spectrum="leading"``, eigenvalues).
+        ``vectors`` : {"none", "right", "both"}
+            Which eigenvectors to keep.
+        ``elements`` : sequence of (effector, regulator)
+            Elements of the Jacobian to keep.
+        ``quantities`` : sequence of str
+            Scalars to keep; all by default.
+        ``dtype`` : {"float64", "float32"}
+            Precision of the eigensolver.
+        ``backend`` : str, default "auto"
+            Eigensolver.
+        ``tolerance`` : float, default 0
+            Real parts within plus or minus this (1/time) count neither as stable nor as unstable.
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables of `stabdask.schema.VARIABLES` that were asked for.
+
+    Raises
+    ------
+    StabdaskError
+        If cells, field and options do not fit together.
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, stabdask as sd
+    >>> field = sd.HopfieldField.from_arrays(
+    ...     ["A", "B"], W=[[5.0, -4.0], [-4.0, 5.0]], gamma=3.0, bias=4.0, threshold=1.0, exponent=4.0)
+    >>> adata = anndata.AnnData(np.array([[1.625, 1.625], [2.979, 0.017]]))
+    >>> adata.var_names = ["A", "B"]
+    >>> ds = sd.stability(sd.open_cells(adata), field)
+    >>> ds["spectral_abscissa"].values.round(2)
+    array([-0.57, -2.92])
+    """
+    import dask
+    import dask.array as da
+    import xarray as xr
+
+    job = prepare(cells, field, missing_cluster=missing_cluster, **options)
+    spec = job.spec
+    expression = job.expression.rechunk({0: spec.block_cells, 1: -1})
+    names = job.cell_names
+    model = dask.delayed(field, name=f"field-{field.fingerprint}", pure=True)
+    stops = np.cumsum(expression.chunks[0])
+    blocks = expression.to_delayed()[:, 0]
+    parts: dict[str, list[Any]] = {name: [] for name in spec.options.variables()}
+    for stop, n_cells, block in zip(stops, expression.chunks[0], blocks, strict=True):
+        cut = slice(int(stop) - n_cells, int(stop))
+        result = dask.delayed(_block_task)(
+            block, job.model_codes[cut], model, spec.options, job.columns, names[cut]
+        )
+        for name, shape in output_shapes(spec.options, field, n_cells).items():
+            dtype = VARIABLES[name].dtype(spec.options.dtype)
+            parts[name].append(da.from_delayed(result[name], shape=shape, dtype=dtype))
+    data = {
+        name: (VARIABLES[name].dims, da.concatenate(arrays, axis=0), dict(VARIABLES[name].attrs))
+        for name, arrays in parts.items()
+    }
+    data["cluster_code"] = (("cell",), job.label_codes, {"long_name": "cluster of the cell"})
+    data["degradation"] = (("cluster", "gene"), job.degradation(), {"units": "1/time"})
+    pairs = spec.options.elements
+    coords: dict[str, Any] = {
+        "cell": names.astype(object),
+        "gene": field.genes.astype(object),
+        "regulator": field.regulators.astype(object),
+        "cluster": np.asarray(spec.labels, dtype=object),
+    }
+    if pairs:
+        coords["pair"] = np.asarray([f"{i}:{j}" for i, j in pairs], dtype=object)
+        coords["effector"] = ("pair", np.asarray([i for i, _ in pairs], dtype=object))
+        coords["pair_regulator"] = ("pair", np.asarray([j for _, j in pairs], dtype=object))
+    return label_results(xr.Dataset(data, coords=coords, attrs={"run": spec.to_dict(), "complete": True}))
+
+
+def _block_task(
+    block: npt.NDArray[Any],
+    codes: npt.NDArray[np.int32],
+    field: Field,
+    options: Options,
+    columns: npt.NDArray[np.intp] | None,
+    names: npt.NDArray[Any],
+) -> dict[str, npt.NDArray[Any]]:
+    return compute_block(block, codes, field, options, columns=columns, cells=names)

@@ -1,0 +1,69 @@
+"""`open_results`: a store as a lazy Dataset."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stabdask.errors import StabdaskWarning
+from stabdask.runs.labels import label_results
+from stabdask.runs.receipts import read_receipts
+from stabdask.runs.store import read_spec
+from stabdask.schema import VARIABLES
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["open_results"]
+
+
+def open_results(path: str | Path) -> xr.Dataset:
+    """Open the store of a run as a lazy Dataset.
+
+    Parameters
+    ----------
+    path
+        The store.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables of `stabdask.schema.VARIABLES` on Dask, in the store's chunks, with the coordinates ``cell``,
+        ``cell_cluster(cell)``, ``gene``, ``regulator``, ``cluster``, ``mode`` and ``pair``. Its attributes say
+        how it was made; ``complete`` is False while partitions are missing, whose cells hold NaN and status
+        255.
+
+    Raises
+    ------
+    MissingFileError
+        If there is no store.
+    StoreMismatchError
+        If it is no stabdask store or of another format version.
+
+    Warns
+    -----
+    StabdaskWarning
+        If partitions are missing.
+    """
+    import xarray as xr
+
+    spec = read_spec(path)
+    n_missing = spec.n_partitions - len(read_receipts(path, spec.fingerprint))
+    if n_missing:
+        warnings.warn(
+            f"{path} is not complete: {n_missing:,} of {spec.n_partitions:,} partitions are missing (NaN, status "
+            "255); run the same command again to compute them",
+            StabdaskWarning,
+            stacklevel=2,
+        )
+    ds = xr.open_zarr(str(path), consolidated=False)
+    order = [name for name in VARIABLES if name in ds.variables]
+    ds = ds[[*order, *(str(name) for name in ds.data_vars if name not in order)]]
+    # Names as ordinary strings: what pandas and xarray group and select by.
+    named = ("cell", "gene", "regulator", "cluster", "pair", "effector", "pair_regulator")
+    ds = ds.assign_coords({name: ds[name].astype(object) for name in named if name in ds.variables})
+    ds["cluster_code"] = ds["cluster_code"].compute()
+    ds["degradation"] = ds["degradation"].compute()
+    ds.attrs["complete"] = n_missing == 0
+    return label_results(ds)

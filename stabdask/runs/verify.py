@@ -1,0 +1,269 @@
+"""`verify`: a store against its own checksums, and a sample of its cells against the dense oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.analysis.spectra import complete_values, match_spectra
+from stabdask.errors import InputError, MissingKeyError, StabdaskError
+from stabdask.files import open_group
+from stabdask.runs.job import RunSpec, cells_identity
+from stabdask.runs.receipts import read_receipts
+from stabdask.runs.store import array_checksum, open_store_field, read_spec
+from stabdask.schema import Status
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["VerifyReport", "reopen_cells", "verify"]
+
+_LIMITS = {"float64": 1e-10, "float32": 1e-4}
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a verification found.
+
+    Attributes
+    ----------
+    store
+        Its path.
+    n_partitions, n_partitions_checked
+        In all, and with a receipt whose checksums were recomputed.
+    damaged
+        (partition, variable) whose values do not match their checksum or cannot be read.
+    n_cells_checked
+        Cells compared with the dense oracle.
+    worst_eigenvalue_error, worst_element_error
+        Largest differences found, relative to the norm of J.
+    limit
+        Above which a cell counts as wrong.
+    wrong_cells
+        Names of such cells.
+    note
+        Why the oracle was not used, if it was not.
+    """
+
+    store: str
+    n_partitions: int
+    n_partitions_checked: int
+    damaged: list[tuple[int, str]]
+    n_cells_checked: int
+    worst_eigenvalue_error: float
+    worst_element_error: float
+    limit: float
+    wrong_cells: list[str] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found wrong (missing partitions are not wrong)."""
+        return not self.damaged and not self.wrong_cells
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**values, "damaged": [list(item) for item in self.damaged], "ok": self.ok}
+
+    def __str__(self) -> str:
+        lines = [
+            f"store        {self.store}: {'ok' if self.ok else 'NOT OK'}",
+            f"checksums    {self.n_partitions_checked:,} of {self.n_partitions:,} partitions checked, "
+            f"{len(self.damaged)} damaged arrays",
+        ]
+        lines += [f"             partition {number}: {name}" for number, name in self.damaged[:10]]
+        if self.note:
+            lines.append(f"oracle       not used: {self.note}")
+        else:
+            lines.append(
+                f"oracle       {self.n_cells_checked} cells against dense Jacobians: eigenvalues within "
+                f"{self.worst_eigenvalue_error:.1e}, elements within {self.worst_element_error:.1e} of |J| "
+                f"(limit {self.limit:.0e})"
+            )
+        if self.wrong_cells:
+            lines.append(f"             wrong: {', '.join(self.wrong_cells[:10])}")
+        return "\n".join(lines)
+
+
+def verify(
+    path: str | Path, *, cells: xr.Dataset | None = None, n_cells: int = 8, seed: int = 0
+) -> VerifyReport:
+    """Check a store: every checksum, and a random sample of cells against the dense oracle.
+
+    Parameters
+    ----------
+    path
+        The store.
+    cells
+        The atlas the run read; opened again from the paths in the store if not given.
+    n_cells
+        How many cells to compare with `numpy.linalg.eigvals` of their dense Jacobian. One of 2,000 genes takes
+        some ten seconds.
+    seed
+        Of the sample.
+
+    Returns
+    -------
+    VerifyReport
+
+    Raises
+    ------
+    MissingFileError, StoreMismatchError, DamagedStoreError
+        If the store cannot be read as one.
+    InputError
+        If `cells` are not those of the run.
+    """
+    spec = read_spec(path)
+    receipts = read_receipts(path, spec.fingerprint)
+    group = open_group(path)
+    damaged = []
+    for number, receipt in sorted(receipts.items()):
+        for name, checksum in receipt.checksums.items():
+            try:
+                matches = array_checksum(group[name][receipt.start : receipt.stop]) == checksum
+            except Exception:  # what a broken chunk raises depends on the codec it breaks in
+                matches = False
+            if not matches:
+                damaged.append((number, name))
+    note = ""
+    errors: dict[str, tuple[float, float]] = {}
+    if n_cells > 0:
+        try:
+            atlas = cells if cells is not None else reopen_cells(path)
+            errors = _against_oracle(path, spec, group, atlas, set(receipts), damaged, n_cells, seed)
+        except (StabdaskError, OSError) as error:
+            if cells is not None:
+                raise
+            note = str(error)
+    else:
+        note = "no cells asked for"
+    limit = _LIMITS[spec.options.dtype]
+    return VerifyReport(
+        store=str(path),
+        n_partitions=spec.n_partitions,
+        n_partitions_checked=len(receipts),
+        damaged=damaged,
+        n_cells_checked=len(errors),
+        worst_eigenvalue_error=max((e for e, _ in errors.values()), default=0.0),
+        worst_element_error=max((e for _, e in errors.values()), default=0.0),
+        limit=limit,
+        wrong_cells=[name for name, pair in errors.items() if not max(pair) <= limit],
+        note=note,
+    )
+
+
+def reopen_cells(path: str | Path, atlas: Sequence[str | Path] | None = None) -> xr.Dataset:
+    """Open the atlas of a store again, with the layer, labels and genes of its run.
+
+    Parameters
+    ----------
+    path
+        The store.
+    atlas
+        Where the files are now; where the run read them if not given.
+
+    Raises
+    ------
+    MissingKeyError
+        If the run read cells from memory.
+    """
+    from stabdask.atlas.cells import open_cells
+
+    sources = read_spec(path).cells["sources"]
+    if not sources or not all(source.get("path") for source in sources):
+        raise MissingKeyError("the run read cells from memory; pass them as cells=")
+    element = str(sources[0]["element"])
+    genes = open_store_field(path).genes.tolist()
+    return open_cells(
+        [str(source["path"]) for source in sources] if atlas is None else [str(item) for item in atlas],
+        layer=element.removeprefix("layers/") if element.startswith("layers/") else None,
+        cluster_key=sources[0]["cluster_key"] or None,
+        genes=genes,
+    )
+
+
+def _against_oracle(
+    path: str | Path,
+    spec: RunSpec,
+    group: Any,
+    atlas: xr.Dataset,
+    finished: set[int],
+    damaged: list[tuple[int, str]],
+    n_cells: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """Return, per sampled cell, the errors of eigenvalues and of elements relative to |J|."""
+    model = open_store_field(path)
+    _check_same(spec, atlas)
+    usable = sorted(finished - {number for number, _ in damaged})
+    candidates = np.concatenate([np.arange(*spec.bounds(number)) for number in usable] or [np.empty(0, int)])
+    status = np.asarray(group["status"][...])
+    codes = np.asarray(group["cluster_code"][...])
+    solved = (Status.OK, Status.INACCURATE, Status.DEFECTIVE)
+    candidates = candidates[np.isin(status[candidates], solved)]
+    sample = np.sort(np.random.default_rng(seed).permutation(candidates)[:n_cells]).astype(np.intp)
+    names = [str(gene) for gene in atlas["gene"].to_numpy()]
+    where = {name: position for position, name in enumerate(names)}
+    columns = np.asarray([where[str(gene)] for gene in model.genes])
+    cell_names = atlas["cell"].to_numpy() if "cell" in atlas.coords else np.arange(spec.n_cells)
+    errors = {}
+    for cell in sample:
+        x = np.asarray(atlas["expression"].data[int(cell)].compute(scheduler="synchronous"), dtype=np.float64)
+        label = spec.models[int(codes[cell])]
+        assert label is not None
+        J = model.jacobian(x[None, columns], label)[0]
+        scale = float(np.linalg.norm(J)) or 1.0
+        errors[str(cell_names[cell])] = (
+            _eigenvalue_error(spec, group, int(cell), J, codes, model.regulator_index) / scale,
+            _element_error(spec, group, int(cell), J, model.genes) / scale,
+        )
+    return errors
+
+
+def _check_same(spec: RunSpec, atlas: xr.Dataset) -> None:
+    identity = cells_identity(atlas)
+    for key, what in (("names", "cell names"), ("labels", "cluster labels")):
+        if identity[key] != spec.cells[key]:
+            raise InputError(f"the cells given are not those of the run: their {what} differ")
+
+
+def _eigenvalue_error(
+    spec: RunSpec,
+    group: Any,
+    cell: int,
+    J: npt.NDArray[np.float64],
+    codes: npt.NDArray[np.int32],
+    regulator_index: npt.NDArray[np.intp],
+) -> float:
+    dense = np.linalg.eigvals(J)
+    if spec.options.spectrum == "full":
+        stored = complete_values(
+            group["eigenvalue"][cell : cell + 1],
+            group["active"][cell : cell + 1],
+            codes[cell : cell + 1],
+            degradation=group["degradation"][...],
+            regulator_index=regulator_index,
+        )[0]
+        return match_spectra(stored, dense) if np.isfinite(stored.real).all() else float("inf")
+    if "spectral_abscissa" in spec.options.variables():
+        return float(abs(float(group["spectral_abscissa"][cell]) - dense.real.max()))
+    return (
+        float(abs(float(group["trace"][cell]) - np.trace(J))) if "trace" in spec.options.variables() else 0.0
+    )
+
+
+def _element_error(
+    spec: RunSpec, group: Any, cell: int, J: npt.NDArray[np.float64], genes: npt.NDArray[np.str_]
+) -> float:
+    pairs = spec.options.elements
+    if not pairs:
+        return 0.0
+    where = {str(gene): position for position, gene in enumerate(genes)}
+    dense = np.asarray([J[where[i], where[j]] for i, j in pairs])
+    return float(np.abs(group["element"][cell] - dense).max())

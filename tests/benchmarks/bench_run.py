@@ -1,0 +1,190 @@
+"""The main job at size: wall time against the eigensolver and against reading and writing alone, and memory.
+
+    python tests/benchmarks/bench_run.py --cells 200000 --genes 2000 --regulators 150 --zeros 0.4 --memory 3GB
+
+simulates an atlas once (kept in --folder), runs ``stabdask run`` on it in a process tree of its own while adding
+up the resident memory of all its processes, times reading the input and writing the output alone, and the naive
+loop (dense Jacobian and ``numpy.linalg.eigvals``, cell by cell) on a few cells. All in one go; figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+import stabdask as sd
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=20_000)
+    parser.add_argument("--genes", type=int, default=2_000)
+    parser.add_argument("--regulators", type=int, default=150)
+    parser.add_argument("--zeros", type=float, default=0.4)
+    parser.add_argument("--memory", default="3GB")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--naive-cells", type=int, default=3, help="cells of the naive loop")
+    parser.add_argument("--folder", type=Path, help="where to keep the atlas (a temporary folder)")
+    parser.add_argument("--output", type=Path, help="also write the JSON here")
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="stabdask-bench-"))
+    try:
+        figures = measure(options, folder)
+    finally:
+        if options.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    text = json.dumps(figures, indent=2)
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
+    if not (folder / "cells.h5ad").exists():
+        begin = time.perf_counter()
+        sd.simulate_atlas(
+            folder,
+            n_cells=options.cells,
+            n_genes=options.genes,
+            n_regulators=options.regulators,
+            zero_fraction=options.zeros,
+        )
+        print(f"simulated in {time.perf_counter() - begin:.0f} s", file=sys.stderr)
+    store = folder / "bench-out.zarr"
+    shutil.rmtree(store, ignore_errors=True)
+    command = [
+        sys.executable, "-m", "stabdask.cli.main", "run", str(folder / "cells.h5ad"),
+        "--field", str(folder / "field.zarr"), "--layer", "M_t", "--cluster-key", "cell_type",
+        "--store", str(store), "--workers", str(options.workers), "--memory", options.memory, "--json",
+    ]  # fmt: skip
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    watch = TreeMemory(process.pid)
+    watch.start()
+    output, _ = process.communicate()
+    wall = time.perf_counter() - begin
+    watch.stop()
+    report = json.loads(output)
+    plan = sd.plan(
+        sd.open_cells(folder / "cells.h5ad", layer="M_t", cluster_key="cell_type"),
+        sd.read_field(folder / "field.zarr"),
+        memory=options.memory,
+        workers=options.workers,
+    )
+    read_s, write_s = read_alone(folder), write_alone(store)
+    eig_s = report["worker_seconds"]["eig_s"] / options.workers
+    naive = naive_rate(folder, options.naive_cells)
+    bound = max(eig_s, read_s + write_s)
+    return {
+        "cells": options.cells,
+        "genes": options.genes,
+        "regulators": options.regulators,
+        "cores": os.cpu_count(),
+        "backend": report["backend"],
+        "wall_s": round(wall, 2),
+        "run_s": round(report["seconds"], 2),
+        "cells_per_s": round(options.cells / wall, 1),
+        "eigensolver_s_over_workers": round(eig_s, 2),
+        "read_alone_s": round(read_s, 2),
+        "write_alone_s": round(write_s, 2),
+        "wall_over_bound": round(wall / bound, 3),
+        "worker_seconds": {name: round(value, 2) for name, value in report["worker_seconds"].items()},
+        "naive_cells_per_s": round(naive, 4),
+        "ratio_to_naive_on_all_cores": round(options.cells / wall / (naive * options.workers), 1),
+        "memory_budget_bytes": plan.memory_bytes,
+        "tree_peak_rss_bytes": watch.peak,
+        "tree_peak_planned_bytes": plan.peak_bytes,
+        "store_bytes": sum(path.stat().st_size for path in store.rglob("*") if path.is_file()),
+        "n_files": sum(path.is_file() for path in store.rglob("*")),
+        "status_counts": report["status_counts"],
+    }
+
+
+class TreeMemory(threading.Thread):
+    """Adds up the resident memory of a process and all its descendants, ten times a second."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+        self._pid = pid
+        self._finished = threading.Event()
+
+    def run(self) -> None:
+        while not self._finished.wait(0.1):
+            try:
+                root = psutil.Process(self._pid)
+                processes = [root, *root.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                return
+            total = 0
+            for process in processes:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak = max(self.peak, total)
+
+    def stop(self) -> None:
+        self._finished.set()
+        self.join()
+
+
+def read_alone(folder: Path) -> float:
+    """Return the seconds that reading every block once takes in one process."""
+    cells = sd.open_cells(folder / "cells.h5ad", layer="M_t", cluster_key="cell_type")
+    array = cells["expression"].data
+    begin = time.perf_counter()
+    for number in range(array.numblocks[0]):
+        np.asarray(array.blocks[number].compute(scheduler="synchronous"))
+    return time.perf_counter() - begin
+
+
+def write_alone(store: Path) -> float:
+    """Return the seconds that writing every partition again takes in one process."""
+    from stabdask.files import open_group
+    from stabdask.runs.store import read_spec, write_partition
+
+    spec = read_spec(store)
+    copy = store.with_name("bench-copy.zarr")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(store, copy)
+    group = open_group(store)
+    seconds = 0.0
+    for number in range(spec.n_partitions):
+        start, stop = spec.bounds(number)
+        arrays = {name: group[name][start:stop] for name in spec.options.variables()}
+        begin = time.perf_counter()
+        write_partition(copy, spec, number, arrays)
+        seconds += time.perf_counter() - begin
+    shutil.rmtree(copy)
+    return seconds
+
+
+def naive_rate(folder: Path, n_cells: int) -> float:
+    """Return the cells per second of the naive loop in one process with BLAS on one thread."""
+    from stabdask.kernels.threads import single_threaded_blas
+
+    cells = sd.open_cells(folder / "cells.h5ad", layer="M_t", cluster_key="cell_type")
+    field = sd.read_field(folder / "field.zarr")
+    x = np.asarray(cells["expression"].data[:n_cells].compute(scheduler="synchronous"), dtype=np.float64)
+    labels = cells["cluster"].to_numpy()[:n_cells]
+    with single_threaded_blas():
+        begin = time.perf_counter()
+        for row, label in zip(x, labels, strict=True):
+            np.linalg.eigvals(field.jacobian(row[None], str(label))[0])
+        return n_cells / (time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    main()
