@@ -148,14 +148,16 @@ def random_field(
             W[kept, j] = rng.normal(scale=3.0, size=kept.sum())
         W = W.astype(dtype)
         mix = np.where(rng.random(n_genes) < 2 / 3, rng.uniform(0.1, 0.9, n_genes), 1.0)
+        k1, n1 = rng.uniform(0.5, 2.0, n_genes), rng.uniform(1.2, 6.0, n_genes)
+        k2, n2 = rng.uniform(0.5, 3.0, n_genes), rng.uniform(1.2, 6.0, n_genes)
         p = DenseCluster(
             W=W.astype(np.float64),
             gamma=rng.uniform(0.3, 2.0, n_genes),
             bias=rng.normal(size=n_genes),
-            k1=rng.uniform(0.5, 2.0, n_genes),
-            n1=rng.uniform(1.2, 6.0, n_genes),
-            k2=rng.uniform(0.5, 3.0, n_genes),
-            n2=rng.uniform(1.2, 6.0, n_genes),
+            k1=k1,
+            n1=n1,
+            k2=k2 if two_components else k1,
+            n2=n2 if two_components else n1,
             mix=mix if two_components else np.ones(n_genes),
         )
         dense[label] = p

@@ -149,8 +149,13 @@ class Network:
     def activation(self, x: npt.NDArray[Any]) -> Array:
         """Return phi at the expression of the regulators, ``(cell, regulator)``, which must be positive."""
         own = self.hill.take(np.arange(self.n_regulators))
-        k, n = own.branch(x) if (own.mix < 1).any() else (own.threshold, own.exponent)
-        return np.asarray(expit(n * (np.log(x) - np.log(k))))
+        log_x = np.log(x)
+        phi = np.asarray(expit(own.exponent * (log_x - np.log(own.threshold))))
+        two = np.flatnonzero(own.mix < 1)
+        if len(two):
+            k, n = own.take(two).branch(x[:, two])
+            phi[:, two] = expit(n * (log_x[:, two] - np.log(k)))
+        return phi
 
 
 def myeloid_network() -> Network:

@@ -106,7 +106,8 @@ def integrate_trajectories(
     r = network.n_regulators
     W, gamma, bias = network.weights[:r], network.gamma[:r], network.bias[:r]
     n_factors = len(TRANSCRIPTION_FACTORS)
-    x = np.ones((n_trajectories, r))
+    # Trajectories run along memory: the layout a sparse product gives.
+    x = np.ones((n_trajectories, r), order="F")
     x[:, :n_factors] = list(PROGENITOR.values())
     x[:, :n_factors] *= np.exp(_INITIAL_SPREAD * rng.standard_normal((n_trajectories, n_factors)))
     for _ in range(20):  # Further regulators start where these factors hold them.
@@ -118,7 +119,7 @@ def integrate_trajectories(
         out[moment] = x
         for _ in range(_STEPS_PER_TIME):
             drift = (W @ network.activation(x).T).T + bias - gamma * x
-            x += dt * drift + noise * np.sqrt(dt * x) * rng.standard_normal(x.shape)
+            x += dt * drift + noise * np.sqrt(dt * x) * rng.standard_normal(x.shape[::-1]).T
             np.maximum(x, _LEAK, out=x)
     return out
 

@@ -273,9 +273,8 @@ class HopfieldField(Field):
 
     def check_expression(self, x: Array, cluster: int, cells: npt.NDArray[Any]) -> None:
         """Refuse negative expression, and no expression of a regulator with n < 1 (infinite slope)."""
-        negative = x < 0
-        if negative.any():
-            cell, gene = (int(i) for i in np.argwhere(negative)[0])
+        if x.min(initial=0.0) < 0:
+            cell, gene = (int(i) for i in np.argwhere(x < 0)[0])
             raise InputError(
                 f"expression of gene '{self.genes[gene]}' in cell '{cells[cell]}' is {x[cell, gene]:g}; "
                 "expected values >= 0: give the layer of (smoothed) counts, not scaled or centred values"
@@ -283,7 +282,7 @@ class HopfieldField(Field):
         p = self.parameters[cluster]
         steep = p.regulators[p.hill.take(p.regulators).infinite_slope_at_zero()]
         zero = x[:, steep] == 0
-        if zero.any():
+        if len(steep) and zero.any():
             cell, column = (int(i) for i in np.argwhere(zero)[0])
             gene = int(steep[column])
             exponent = p.hill.take(steep).branch(np.zeros((1, steep.size)))[1][0, column]

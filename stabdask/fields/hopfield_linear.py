@@ -108,10 +108,15 @@ class HopfieldLinearization(Linearization):
         model = self._model
         members, real = self._members(cells)
         slope = np.where(real, np.take_along_axis(self._slope[cells], members, axis=1), 0.0)
-        out = model.core_weights[members[:, :, None], members[:, None, :]] * slope[:, None, :]
+        # One flat 32-bit index and no bounds check: several times faster than indexing rows and columns.
+        flat = members.astype(np.int32)
+        place = flat[:, :, None] * np.int32(len(model.regulators)) + flat[:, None, :]
+        out = model.core_weights.take(place, mode="clip")
+        out *= slope[:, None, :]
         diagonal = np.arange(members.shape[1])
         out[:, diagonal, diagonal] -= model.gamma[model.regulators][members]
-        out[~real] = 0.0
+        if not real.all():
+            out[~real] = 0.0
         return out
 
     def lift_right(
@@ -219,7 +224,8 @@ class HopfieldLinearization(Linearization):
         out[:, known] = model.weights[effectors[known], columns].astype(np.float64) * self._slope[:, columns]
         same = effectors == regulators
         out[:, same] -= model.gamma[effectors[same]]
-        return out
+        # A weight times no slope is a plain zero, whatever the sign of the weight.
+        return out + 0.0
 
     def near_switch_count(self) -> npt.NDArray[np.intp]:
         """Count regulators at a switch of their activation."""

@@ -18,7 +18,7 @@ from stabdask.kernels.threads import single_threaded_blas
 from stabdask.runs.options import Options
 from stabdask.schema import VARIABLES, Status
 
-__all__ = ["NO_LABEL", "SKIPPED", "BlockTimes", "batch_cells", "compute_block", "output_shapes"]
+__all__ = ["NO_LABEL", "SKIPPED", "BlockTimes", "batch_cells", "compute_block", "finite_rows", "output_shapes"]
 
 NO_LABEL, SKIPPED = -1, -2
 """Cluster codes of cells without a label, and of cells whose cluster has no model and is left out."""
@@ -116,7 +116,7 @@ def compute_block(
             rows = np.flatnonzero(codes == cluster)
             x = expression[rows] if columns is None else expression[rows][:, columns]
             x = x.astype(np.float64)
-            finite = np.isfinite(x).all(axis=1)
+            finite = finite_rows(x)
             out["status"][rows[~finite]] = Status.NON_FINITE_INPUT
             if not finite.all():
                 rows, x = rows[finite], x[finite]
@@ -124,6 +124,14 @@ def compute_block(
                 field.check_expression(x, int(cluster), names[rows])
                 _compute_cluster(field.linearize(x, int(cluster)), rows, field, options, out, times)
     return out
+
+
+def finite_rows(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which rows of `x` hold no NaN and no infinity, without a temporary of its size."""
+    if not x.shape[1]:
+        return np.ones(len(x), dtype=bool)
+    # NaN goes through both minimum and maximum; infinities are one of them.
+    return np.isfinite(x.min(axis=1)) & np.isfinite(x.max(axis=1))
 
 
 def _compute_cluster(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from stabdask.atlas.cells import cell_names
 from stabdask.errors import InputError
 from stabdask.fields.base import Field
+from stabdask.runs.block import finite_rows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -96,7 +97,7 @@ def _check_block(
     for cluster in np.unique(codes[codes >= 0]):
         rows = np.flatnonzero(codes == cluster)
         x = block[rows] if columns is None else block[rows][:, columns]
-        finite = np.isfinite(x).all(axis=1)
+        finite = finite_rows(x)
         rows, x = rows[finite], x[finite].astype(np.float64)
         if len(rows):
             field.check_expression(x, int(cluster), names[start + rows])

@@ -288,6 +288,19 @@ def test_an_eigenvalue_that_coincides_with_a_gene_that_is_not_driven_does_not_co
     np.testing.assert_allclose(J @ lifted[0, 0], -2.0 * lifted[0, 0], atol=1e-15)
 
 
+def test_an_eigenvalue_that_coincides_with_an_inactive_regulator_collapses_onto_it() -> None:
+    field = HopfieldField.from_arrays(
+        ["a", "b"], W=[[4.0, 1.0], [5.0, 1.0]], gamma=[3.0, 2.0], threshold=1.0, exponent=[1.0, 2.0]
+    )
+    x = np.array([[1.0, 0.0]])
+    J = field.jacobian(x, "all")[0]
+    np.testing.assert_array_equal(J, [[-2.0, 0.0], [1.25, -2.0]])
+    part = field.linearize(x, 0)
+    lifted, degenerate = part.lift_right(np.array([0]), np.array([[-2 + 0j]]), np.array([[[1 + 0j]]]))
+    assert degenerate.tolist() == [True]
+    np.testing.assert_allclose(lifted[0, 0] / lifted[0, 0, 1], [0, 1])
+
+
 def test_one_collapsing_mode_leaves_the_others_and_other_cells_alone() -> None:
     W = np.zeros((4, 4))
     W[0, 0], W[1, 1], W[2, 0], W[2, 1], W[3, 1] = 4.0, 8.0, 5.0, 1.0, 1.0

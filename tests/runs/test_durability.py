@@ -1,0 +1,476 @@
+"""Runs that are cut short, repeated, damaged or contested end in the same store as an undisturbed one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import stabdask as sd
+from stabdask.errors import (
+    DamagedStoreError,
+    OutputError,
+    RunFailedError,
+    StoreLockedError,
+    StoreMismatchError,
+    UsageError,
+)
+from stabdask.runs import partition as partition_module
+from stabdask.runs import receipts as receipts_module
+from stabdask.runs.receipts import read_receipts, store_lock
+from stabdask.runs.store import read_spec
+
+PARTITION = 50
+OPTIONS = {"partition_cells": PARTITION, "elements": [("g00", "g01"), ("g05", "g05")], "progress": False}
+
+
+def open_small(small) -> tuple[xr.Dataset, sd.Field]:
+    return sd.open_cells(small.atlas, layer="M_t", cluster_key="state"), sd.read_field(small.field)
+
+
+def run_small(small, store: Path, **options) -> sd.RunReport:
+    cells, field = open_small(small)
+    return sd.run(cells, field, store, **{"workers": 0, **OPTIONS, **options})
+
+
+def bytes_of(store: Path) -> dict[str, str]:
+    """Return a hash of every file of a store but receipts, whose times differ, and the lock."""
+    return {
+        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and path.parent.name != "receipts"
+    }
+
+
+def checksums_of(store: Path) -> dict[int, dict[str, str]]:
+    spec = read_spec(store)
+    return {number: receipt.checksums for number, receipt in read_receipts(store, spec.fingerprint).items()}
+
+
+@pytest.fixture
+def undisturbed(small, tmp_path: Path) -> Path:
+    report = run_small(small, tmp_path / "undisturbed.zarr")
+    assert report.complete
+    assert report.n_partitions == report.n_partitions_computed == 5
+    return tmp_path / "undisturbed.zarr"
+
+
+def assert_same(store: Path, other: Path) -> None:
+    assert bytes_of(store) == bytes_of(other)
+    assert checksums_of(store) == checksums_of(other)
+    assert sd.status(store).complete
+
+
+def test_again_computes_nothing(small, undisturbed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    report = run_small(small, undisturbed)
+    assert report.n_partitions_computed == 0
+    assert "nothing to do" in str(report)
+    after = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    after.pop(undisturbed / "receipts" / "lock")
+    before.pop(undisturbed / "receipts" / "lock")
+    assert after == before
+
+
+@pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [2, 0, 4, 1, 3]])
+def test_another_order(small, undisturbed: Path, tmp_path: Path, order: list[int]) -> None:
+    run_small(small, tmp_path / "o.zarr", partitions=order)
+    assert_same(tmp_path / "o.zarr", undisturbed)
+
+
+def test_in_parts(small, undisturbed: Path, tmp_path: Path) -> None:
+    store = tmp_path / "o.zarr"
+    first = run_small(small, store, partitions=[3])
+    assert (first.n_partitions_computed, first.n_partitions_missing, first.complete) == (1, 4, False)
+    with pytest.warns(sd.errors.StabdaskWarning, match="4 of 5 partitions are missing"):
+        ds = sd.open_results(store)
+    assert ds.attrs["complete"] is False
+    status = ds["status"].values
+    assert (status[150:200] != 255).all()
+    assert (np.delete(status, np.s_[150:200]) == 255).all()
+    assert np.isnan(ds["spectral_abscissa"].values[:150]).all()
+    assert (ds["unstable_count"].values[:150] == -1).all()
+    rest = run_small(small, store)
+    assert rest.n_partitions_computed == 4
+    assert_same(store, undisturbed)
+
+
+def test_one_and_two_workers_and_a_client(small, undisturbed: Path, tmp_path: Path) -> None:
+    from distributed import Client, LocalCluster
+
+    run_small(small, tmp_path / "two.zarr", workers=2, dashboard=False)
+    assert_same(tmp_path / "two.zarr", undisturbed)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None, host="127.0.0.1") as cluster,
+        Client(cluster) as client,
+    ):
+        report = run_small(small, tmp_path / "client.zarr", workers=None, client=client)
+        assert report.n_workers == 1
+        # A worker that dies is replaced, and its partitions are computed again.
+        store = tmp_path / "killed.zarr"
+        (pid,) = client.run(os.getpid).values()
+
+        def kill_once(progress) -> None:
+            if progress.n_new and not killed:
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+        killed: list[int] = []
+        assert run_small(small, store, workers=None, client=client, progress=kill_once).complete
+        assert killed
+    assert_same(tmp_path / "client.zarr", undisturbed)
+    assert_same(store, undisturbed)
+
+
+STEPS = [
+    (partition_module, "write_partition", "before any data"),
+    (partition_module, "write_receipt", "after the data, before the receipt"),
+    (receipts_module, "write_atomically", "inside the receipt"),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "when"), STEPS, ids=[step[2] for step in STEPS])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_between_two_steps(
+    small, undisturbed: Path, tmp_path: Path, module, name: str, when: str, after: bool
+) -> None:
+    """Die in the third partition around each step, then repeat the command."""
+    store = tmp_path / "o.zarr"
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import {module.__name__} as module
+import stabdask as sd
+original, calls = module.{name}, []
+def dying(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == 3 and not {after}:
+        os._exit(77)
+    result = original(*args, **kwargs)
+    if len(calls) == 3:
+        os._exit(77)
+    return result
+module.{name} = dying
+cells = sd.open_cells({str(small.atlas)!r}, layer="M_t", cluster_key="state")
+sd.run(cells, sd.read_field({str(small.field)!r}), {str(store)!r}, workers=0, **{OPTIONS!r})
+"""
+    died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert died.returncode == 77, died.stderr
+    n_done = sd.status(store).n_partitions_done
+    assert n_done in (2, 3)
+    assert not sd.status(store).running
+    report = run_small(small, store)
+    assert report.n_partitions_computed == 5 - n_done
+    assert_same(store, undisturbed)
+
+
+def command(small, store: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "stabdask.cli.main", "run", str(small.atlas), "--field", str(small.field),
+        "--layer", "M_t", "--cluster-key", "state", "--store", str(store), "--partition-cells", "5",
+        "--no-dashboard", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("n_kills", [3, pytest.param(40, marks=pytest.mark.slow)])
+def test_client_killed_at_random_moments(small, tmp_path: Path, n_kills: int) -> None:
+    calm, store = tmp_path / "calm.zarr", tmp_path / "o.zarr"
+    subprocess.run(command(small, calm, "--workers", "0"), check=True, capture_output=True)
+    rng = np.random.default_rng(1)
+    done: set[int] = set()
+    for kill in range(n_kills):
+        workers = "2" if kill % 2 else "0"
+        process = subprocess.Popen(
+            command(small, store, "--workers", workers),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            process.wait(timeout=rng.uniform(1.0, 5.0))
+        except subprocess.TimeoutExpired:
+            # The whole tree half of the time, the client alone otherwise.
+            (os.killpg if kill % 4 < 2 else os.kill)(process.pid, signal.SIGKILL)
+            process.wait()
+        if store.exists():
+            receipts = read_receipts(store, read_spec(store).fingerprint)
+            assert done <= set(receipts), "a receipt was lost"
+            done = set(receipts)
+    deadline = time.monotonic() + 60
+    while store.exists() and sd.status(store).running and time.monotonic() < deadline:
+        time.sleep(0.2)
+    finished = subprocess.run(
+        command(small, store, "--workers", "0", "--json"), capture_output=True, text=True, check=True
+    )
+    assert json.loads(finished.stdout)["n_partitions_computed"] == 46 - len(done)
+    assert_same(store, calm)
+
+
+def test_interrupted_run_is_resumable(small, tmp_path: Path) -> None:
+    store = tmp_path / "o.zarr"
+
+    def interrupt(progress) -> None:
+        if progress.n_new >= 2 * PARTITION:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_small(small, store, progress=interrupt)
+    assert sd.status(store).n_partitions_done == 2
+    assert run_small(small, store).n_partitions_computed == 3
+
+
+def test_sigterm_exits_130_and_resumes(small, tmp_path: Path) -> None:
+    store = tmp_path / "o.zarr"
+    process = subprocess.Popen(
+        command(small, store, "--workers", "1"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (store.exists() and sd.status(store).n_partitions_done):
+        time.sleep(0.02)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    if process.returncode != 0:  # it may just have finished
+        assert process.returncode == 130, errors
+        assert "the same command resumes" in errors
+        assert "Traceback" not in errors
+    subprocess.run(command(small, store, "--workers", "0"), check=True, capture_output=True)
+    assert sd.status(store).complete
+
+
+def test_leftovers_are_swept(small, undisturbed: Path, tmp_path: Path) -> None:
+    store = tmp_path / "o.zarr"
+    run_small(small, store, partitions=[0, 1])
+    (store / "eigenvalue" / "c" / "3").mkdir(parents=True)
+    (store / "eigenvalue" / "c" / "3" / "0.abc.partial").write_bytes(b"half a chunk")
+    (store / "receipts" / ".00000003.json.abc.tmp").write_bytes(b"{")
+    run_small(small, store)
+    assert_same(store, undisturbed)
+
+
+def test_two_runs_at_once(small, tmp_path: Path) -> None:
+    store = tmp_path / "o.zarr"
+    run_small(small, store, partitions=[0])
+    with store_lock(store):
+        assert sd.status(store).running
+        with pytest.raises(StoreLockedError, match=f"process {os.getpid()}"):
+            run_small(small, store)
+    assert not sd.status(store).running
+    assert run_small(small, store).complete
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"elements": [("g00", "g02")]}, "options.elements"),
+        ({"tolerance": 1e-3}, "options.tolerance is 0.0 there and 0.001 here"),
+        ({"dtype": "float32"}, "options.dtype is 'float64' there and 'float32' here"),
+        ({"partition_cells": 60}, "partition_cells is 50 there and 60 here"),
+    ],
+)
+def test_another_run_is_refused(small, undisturbed: Path, change: dict, says: str) -> None:
+    before = bytes_of(undisturbed)
+    with pytest.raises(StoreMismatchError, match=says) as caught:
+        run_small(small, undisturbed, **change)
+    assert "Nothing was changed" in str(caught.value)
+    assert bytes_of(undisturbed) == before
+
+
+def test_changed_input_is_refused(small, undisturbed: Path) -> None:
+    import h5py
+
+    with h5py.File(small.atlas, "r+") as file:
+        file["layers/M_t"][100, 3] += 1.0
+    with pytest.raises(StoreMismatchError, match=r"cells\.content"):
+        run_small(small, undisturbed)
+
+
+def test_changed_field_is_refused(small, undisturbed: Path) -> None:
+    cells, field = open_small(small)
+    field.parameters[0].weights[0, 0] += 1e-6
+    other = sd.HopfieldField(field.genes.tolist(), dict(zip(field.clusters, field.parameters, strict=True)))
+    with pytest.raises(StoreMismatchError, match="field is"):
+        sd.run(cells, other, undisturbed, workers=0, **OPTIONS)
+
+
+def test_moved_atlas_still_resumes(small, tmp_path: Path, undisturbed: Path) -> None:
+    moved = tmp_path / "elsewhere" / "atlas.h5ad"
+    moved.parent.mkdir()
+    small.atlas.rename(moved)
+    cells = sd.open_cells(moved, layer="M_t", cluster_key="state")
+    assert sd.run(cells, sd.read_field(small.field), undisturbed, workers=0, **OPTIONS).n_partitions_computed == 0
+
+
+@pytest.mark.parametrize("what", ["folder", "zarr", "file"])
+def test_what_is_no_store_is_not_overwritten(small, tmp_path: Path, what: str) -> None:
+    store = tmp_path / "thing"
+    if what == "folder":
+        store.mkdir()
+        (store / "thesis.tex").write_text("years of work")
+    elif what == "zarr":
+        xr.Dataset({"a": ("x", [1.0])}).to_zarr(store, zarr_format=3, consolidated=False)
+    else:
+        store.write_text("years of work")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(StoreMismatchError, match="is not a stabdask store"):
+        run_small(small, store)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def flip(path: Path, position: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_verify_finds_damage(small, undisturbed: Path, damage: str) -> None:
+    assert sd.verify(undisturbed).ok
+    chunk = undisturbed / "eigenvalue" / "c" / "2" / "0"
+    if damage == "flip":
+        flip(chunk, len(chunk.read_bytes()) // 2)
+    elif damage == "truncate":
+        chunk.write_bytes(chunk.read_bytes()[:-7])
+    else:
+        chunk.unlink()
+    report = sd.verify(undisturbed, n_cells=3)
+    assert not report.ok
+    assert report.damaged == [(2, "eigenvalue")]
+    assert "partition 2: eigenvalue" in str(report)
+    # Deleting the receipt recomputes just that partition.
+    (undisturbed / "receipts" / "00000002.json").unlink()
+    assert run_small(small, undisturbed).n_partitions_computed == 1
+    assert sd.verify(undisturbed).ok
+
+
+def test_verify_finds_wrong_numbers_with_right_checksums(small, undisturbed: Path) -> None:
+    from stabdask.files import open_group
+    from stabdask.runs.receipts import Receipt, write_receipt
+    from stabdask.runs.store import array_checksum
+
+    report = sd.verify(undisturbed, n_cells=230)
+    assert report.ok
+    assert report.n_cells_checked == 230
+    assert report.worst_eigenvalue_error < 1e-12
+    group = open_group(undisturbed, mode="r+")
+    values = group["eigenvalue"][50:100]
+    values[7, 0] += 1e-3
+    group["eigenvalue"][50:100] = values
+    path = undisturbed / "receipts" / "00000001.json"
+    receipt = json.loads(path.read_bytes())
+    receipt["checksums"]["eigenvalue"] = array_checksum(values)
+    write_receipt(undisturbed, Receipt.from_json(json.dumps(receipt).encode()))
+    report = sd.verify(undisturbed, n_cells=230)
+    assert not report.damaged
+    assert report.wrong_cells == ["c57"]
+
+
+def test_verify_finds_wrong_elements(small, undisturbed: Path) -> None:
+    report = sd.verify(undisturbed, n_cells=230)
+    assert report.worst_element_error < 1e-15
+    small.atlas.unlink()
+    report = sd.verify(undisturbed)
+    assert report.n_cells_checked == 0
+    assert "not used: no atlas at" in str(report)
+
+
+def test_edited_attributes_and_receipts_are_found(small, undisturbed: Path) -> None:
+    receipt = undisturbed / "receipts" / "00000001.json"
+    text = receipt.read_text()
+    receipt.write_text(text[:-10])
+    with pytest.raises(DamagedStoreError, match="cannot be read"):
+        sd.status(undisturbed)
+    receipt.write_text(text.replace(read_spec(undisturbed).fingerprint, "0" * 32))
+    with pytest.raises(DamagedStoreError, match="belongs to another run"):
+        sd.status(undisturbed)
+    receipt.write_text(text)
+    document = json.loads((undisturbed / "zarr.json").read_text())
+    document["attributes"]["run"]["options"]["tolerance"] = 1.0
+    (undisturbed / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(DamagedStoreError, match="do not match their fingerprint"):
+        run_small(small, undisturbed)
+
+
+def test_newer_format_is_refused(undisturbed: Path) -> None:
+    document = json.loads((undisturbed / "zarr.json").read_text())
+    document["attributes"]["stabdask_format"] = 99
+    (undisturbed / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(StoreMismatchError, match="store format 99"):
+        sd.open_results(undisturbed)
+
+
+def test_full_disk_stops_cleanly_and_resumes(small, tmp_path: Path, undisturbed: Path) -> None:
+    """A file size limit makes writes fail as a full disk does."""
+    store = tmp_path / "o.zarr"
+    run_small(small, store, partitions=[0])
+    code = f"""
+import resource, signal, sys
+import stabdask as sd
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+cells = sd.open_cells({str(small.atlas)!r}, layer="M_t", cluster_key="state")
+field = sd.read_field({str(small.field)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+try:
+    sd.run(cells, field, {str(store)!r}, workers=0, **{OPTIONS!r})
+except sd.errors.OutputError as error:
+    sys.exit(str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sd.status(store).n_partitions_done == 1
+    run_small(small, store)
+    assert_same(store, undisturbed)
+
+
+def test_read_only_folder(small, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    if os.access(locked, os.W_OK):
+        pytest.skip("this user writes read-only folders (root)")
+    with pytest.raises(OutputError, match="cannot be written"):
+        run_small(small, locked / "o.zarr")
+
+
+def test_store_below_a_file(small) -> None:
+    with pytest.raises(OutputError, match="is a file, not a folder"):
+        run_small(small, small.atlas / "o.zarr")
+
+
+def test_partition_numbers_are_checked(small, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="partition 5 does not exist; expected 0 to 4"):
+        run_small(small, tmp_path / "o.zarr", partitions=[0, 5])
+    assert not (tmp_path / "o.zarr").exists()
+
+
+def test_failing_partition_is_reported_and_the_rest_is_kept(small, tmp_path: Path) -> None:
+    from distributed import Client
+
+    store = tmp_path / "o.zarr"
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+        original = partition_module.write_partition
+
+        def broken(path, spec, number, arrays):
+            if number == 3:
+                raise ZeroDivisionError("a bug")
+            return original(path, spec, number, arrays)
+
+        partition_module.write_partition = broken
+        try:
+            with pytest.raises(RunFailedError, match="1 partitions failed, number 3 with ZeroDivisionError: a bug"):
+                run_small(small, store, workers=None, client=client)
+        finally:
+            partition_module.write_partition = original
+        assert sd.status(store).n_partitions_done == 4
+        report = run_small(small, store, workers=None, client=client)
+    assert report.n_partitions_computed == 1
+    assert report.complete
