@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.analysis.spectra import blockwise_spectrum, complete_values
+from stabdask.analysis.spectra import blockwise_spectrum, cell_clusters, complete_values
 from stabdask.errors import MissingKeyError, near_misses
 from stabdask.schema import SCALARS, VARIABLES, Status
 
@@ -42,10 +42,12 @@ def summarize(ds: xr.Dataset, *, by: str = "cluster") -> xr.Dataset:
     ------
     MissingKeyError
         If there is no such label.
+    InputError
+        If clusters of `ds` were selected or reordered.
 
     Notes
     -----
-    One quantity is held in memory at a time, 8 bytes a cell; vectors and spectra are not touched.
+    All scalars and elements are held in memory, 8 bytes a cell for each; vectors and spectra are not touched.
 
     Examples
     --------
@@ -61,18 +63,19 @@ def summarize(ds: xr.Dataset, *, by: str = "cluster") -> xr.Dataset:
 
     codes, groups = _groups(ds, by)
     names = [name for name in (*SCALARS, "element") if name in ds]
+    # All at once: the tasks of a lazy Dataset compute every variable together.
+    ds = ds[[name for name in (*names, "status") if name in ds]].compute()
     out: dict[str, Any] = {}
     for name in names:
-        values = ds[name].data
         dims = ds[name].dims[1:]
-        array = np.asarray(values.compute() if hasattr(values, "compute") else values, dtype=np.float64)
+        array = ds[name].to_numpy().astype(np.float64)
         if VARIABLES[name].kind == "count":
             array = np.where(array < 0, np.nan, array)
         out[name] = ((by, "statistic", *dims), _statistics(array, codes, len(groups)), dict(ds[name].attrs))
     grouped = np.bincount(codes[codes >= 0], minlength=len(groups))
     out["n_cells"] = ((by,), grouped, {"long_name": "number of cells", "units": "1"})
     if "status" in ds:
-        status = np.asarray(ds["status"].data)
+        status = ds["status"].to_numpy()
         failing = [code for code in Status if code.failed]
         failed = codes[np.isin(status, failing) & (codes >= 0)]
         out["n_failed"] = (
@@ -88,7 +91,7 @@ def summarize(ds: xr.Dataset, *, by: str = "cluster") -> xr.Dataset:
 def _groups(ds: xr.Dataset, by: str) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
     """Return the number of each cell's group, -1 for none, and the labels of the groups."""
     if by == "cluster":
-        return ds["cluster_code"].to_numpy().astype(np.intp), ds["cluster"].to_numpy()
+        return cell_clusters(ds)
     if by not in ds.variables or ds[by].dims != ("cell",):
         labels = [str(name) for name in ds.variables if ds[name].dims == ("cell",)]
         raise MissingKeyError(
@@ -147,7 +150,7 @@ def extremes(ds: xr.Dataset) -> xr.Dataset:
     import xarray as xr
 
     ends = np.asarray(blockwise_spectrum(ds, _ends, n_columns=2).compute())
-    codes, names = ds["cluster_code"].to_numpy(), ds["cell"].to_numpy()
+    codes, names = cell_clusters(ds)[0], ds["cell"].to_numpy()
     n = ds.sizes["cluster"]
     values = np.full((2, n), complex(np.nan, np.nan), dtype=ends.dtype)
     cells = np.full((2, n), "", dtype=object)

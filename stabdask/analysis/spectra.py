@@ -12,7 +12,7 @@ from stabdask.errors import InputError, MissingKeyError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["blockwise_spectrum", "complete_spectrum", "complete_values", "match_spectra"]
+__all__ = ["blockwise_spectrum", "cell_clusters", "complete_spectrum", "complete_values", "match_spectra"]
 
 
 def complete_spectrum(ds: xr.Dataset) -> xr.DataArray:
@@ -62,7 +62,7 @@ def blockwise_spectrum(ds: xr.Dataset, function: Any, *, n_columns: int) -> Any:
     values = da.asarray(ds["eigenvalue"].data).rechunk({1: -1})
     rows = values.chunks[0]
     active = da.asarray(ds["active"].data).rechunk({0: rows, 1: -1})
-    codes = da.from_array(ds["cluster_code"].to_numpy()[:, None], chunks=(rows, 1))
+    codes = da.from_array(cell_clusters(ds)[0][:, None], chunks=(rows, 1))
     genes = {str(gene): position for position, gene in enumerate(ds["gene"].to_numpy())}
     index = np.asarray([genes[str(name)] for name in ds["regulator"].to_numpy()], dtype=np.intp)
     return da.map_blocks(
@@ -79,12 +79,47 @@ def blockwise_spectrum(ds: xr.Dataset, function: Any, *, n_columns: int) -> Any:
 
 
 def check_full(ds: xr.Dataset) -> None:
-    """Raise unless `ds` holds the whole spectrum of every core."""
+    """Raise unless `ds` holds the whole spectrum of every core, and what completes it."""
     if "eigenvalue" not in ds:
         raise MissingKeyError("the results hold no eigenvalues; run with spectrum='full'")
+    for name in ("active", "degradation", "gene", "regulator"):
+        if name not in ds.variables:
+            raise _incomplete(name)
     options = ds.attrs.get("run", {}).get("options", {})
     if options.get("spectrum", "full") != "full":
         raise InputError("the results hold only leading eigenvalues; run with spectrum='full'")
+
+
+def cell_clusters(ds: xr.Dataset) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
+    """Return the number of every cell's cluster, -1 for none, and the labels the numbers stand for.
+
+    Raises
+    ------
+    MissingKeyError
+        If `ds` lacks them.
+    InputError
+        If clusters were selected or reordered, so that the numbers stand for other labels.
+    """
+    for name in ("cluster_code", "cluster"):
+        if name not in ds.variables:
+            raise _incomplete(name)
+    codes, labels = ds["cluster_code"].to_numpy().astype(np.intp), np.atleast_1d(ds["cluster"].to_numpy())
+    if "cell_cluster" in ds.variables:
+        labelled = codes >= 0
+        known = codes[labelled]
+        own = ds["cell_cluster"].to_numpy()[labelled]
+        if known.max(initial=-1) >= len(labels) or not np.array_equal(labels[known], own):
+            raise InputError(
+                "the clusters of the results were selected or reordered; select cells instead, e.g. "
+                "ds.isel(cell=ds['cell_cluster'] == 'B')"
+            )
+    return codes, labels
+
+
+def _incomplete(name: str) -> MissingKeyError:
+    return MissingKeyError(
+        f"the results hold no {name!r}; pass the whole Dataset from open_results or stability"
+    )
 
 
 def complete_values(

@@ -44,8 +44,8 @@ def open_cells(
     cluster_key
         Column of `obs` with cluster labels. Without one, every cell belongs to the cluster ``"all"``.
     genes
-        Read only these genes, in this order (``field.genes`` spares reading the others of a sparse atlas).
-        All genes of the first source if not given.
+        Keep only these genes, in this order (``field.genes`` spares holding the others). All genes of the
+        first source if not given.
     block_cells
         Cells in a block; by default about 8 MB of expression, whole chunks of the file where it has chunks.
 
@@ -85,11 +85,13 @@ def open_cells(
     items = list(source) if isinstance(source, list | tuple) else [source]
     if not items:
         raise UsageError("open_cells needs at least one source")
+    if isinstance(genes, str) or (genes is not None and not len(genes)):
+        raise UsageError(f"genes={genes!r}; expected a sequence of gene names, or None for all")
     if block_cells is not None and block_cells < 1:
         raise UsageError(f"block_cells={block_cells}; expected at least 1")
     opened = [open_cell_source(item, layer=layer, cluster_key=cluster_key) for item in items]
     names = np.asarray(opened[0].genes if genes is None else [str(gene) for gene in genes], dtype=np.str_)
-    _check_unique(names, "asked for" if genes is not None else opened[0].name)
+    _check_unique(names, opened[0].name if genes is None else "genes=")
     parts = []
     for part in opened:
         columns = _columns(part, names)
@@ -135,8 +137,9 @@ def cluster_codes(cells: xr.Dataset) -> tuple[npt.NDArray[np.int32], tuple[str, 
     values = cells["cluster"].to_numpy()
     codes, uniques = pd.factorize(np.asarray(values, dtype=object), use_na_sentinel=True)
     present = [str(label) for label in uniques]
-    order = [label for label in cells["cluster"].attrs.get("labels", []) if label in set(present)]
-    labels = order + sorted(set(present) - set(order))
+    found = set(present)
+    order = [label for label in cells["cluster"].attrs.get("labels", []) if label in found]
+    labels = order + sorted(found - set(order))
     position = {label: number for number, label in enumerate(labels)}
     lookup = np.asarray([position[label] for label in present] + [-1], dtype=np.int32)
     return lookup[codes], tuple(labels)
@@ -154,7 +157,7 @@ def block_rows(n_genes: int, chunk_rows: int | None, name: str) -> int:
         f"{name} is chunked in {chunk_rows:,} rows, more than fits a block of {rows:,}: each chunk is read "
         f"{-(-chunk_rows // rows)} times; rewrite it with smaller chunks if reading is slow",
         StabdaskWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
     return rows
 
@@ -178,9 +181,10 @@ def _check_unique(names: npt.NDArray[np.str_], where: str) -> None:
     unique, counts = np.unique(names, return_counts=True)
     if len(unique) < len(names):
         repeated = ", ".join(repr(str(name)) for name in unique[counts > 1][:5])
-        raise InputError(
-            f"gene names repeat in {where} ({repeated}); make them unique, e.g. adata.var_names_make_unique()"
+        cure = (
+            "name each once" if where == "genes=" else "make them unique, e.g. adata.var_names_make_unique()"
         )
+        raise InputError(f"gene names repeat in {where} ({repeated}); {cure}")
 
 
 def _warn_if_scattered(part: CellSource, rows: int) -> None:

@@ -46,12 +46,20 @@ def to_anndata(
     InputError
         If cell names repeat, so that matching is ambiguous.
     MissingKeyError
-        If no cell of `adata` has a result.
+        If no cell of `adata` has a result, or `ds` has no eigenvalues to add.
     """
     source = _positions(ds, adata)
     found = source >= 0
     if not found.any():
         raise MissingKeyError("none of the AnnData's cells has a result: the cell names are all different")
+
+    # All at once: the tasks of a lazy Dataset compute every variable together.
+    shown = [name for name in (*SCALARS, "status", "element") if name in ds]
+    if eigenvalues:
+        if "eigenvalue" not in ds:
+            raise MissingKeyError("the results hold no eigenvalues; run with spectrum='full' or 'leading'")
+        shown.append("eigenvalue")
+    ds = ds[shown].compute()
 
     def spread(values: npt.NDArray[np.generic], missing: float) -> npt.NDArray[np.generic]:
         dtype = np.result_type(values.dtype, np.min_scalar_type(missing))
@@ -77,8 +85,6 @@ def to_anndata(
         for number, pair in enumerate(ds["pair"].to_numpy()):
             adata.obs[f"{prefix}element_{pair}"] = spread(elements[:, number], np.nan)
     if eigenvalues:
-        if "eigenvalue" not in ds:
-            raise MissingKeyError("the results hold no eigenvalues; run with spectrum='full' or 'leading'")
         adata.obsm[f"{prefix}eigenvalue"] = spread(ds["eigenvalue"].to_numpy(), np.nan)
     run = ds.attrs.get("run", {})
     adata.uns[f"{prefix}run"] = {

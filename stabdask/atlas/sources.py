@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +76,8 @@ def open_cell_source(
         As `stabdask.open_cells`.
     """
     if isinstance(source, str | Path):
-        return _from_path(existing_path(source, "atlas"), layer, cluster_key)
+        # Absolute, because tasks open the file wherever they run.
+        return _from_path(existing_path(source, "atlas").absolute(), layer, cluster_key)
     if not hasattr(source, "obs_names"):
         raise InputError(f"expected a path or an AnnData, found {type(source).__name__}")
     if getattr(source, "isbacked", False) and layer is None:
@@ -82,7 +85,11 @@ def open_cell_source(
             raise InputError(
                 "a view of a backed AnnData cannot be read in blocks; call .to_memory() on it first"
             )
-        return _from_path(Path(source.filename), None, cluster_key)
+        # Names and labels are those of the object: they may have been changed since it was opened.
+        file = _from_path(existing_path(source.filename, "atlas").absolute(), None, None)
+        return replace(
+            file, facts={**file.facts, "cluster_key": cluster_key or ""}, **_annotations(source, cluster_key)
+        )
     return _from_object(source, layer, cluster_key)
 
 
@@ -103,6 +110,11 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
     for needed in ("obs", "var"):
         if needed not in root:
             raise InputError(f"{path} has no {needed!r}; expected an AnnData file")
+        if not hasattr(root[needed], "keys"):
+            raise InputError(
+                f"{path} was written by an AnnData older than 0.7; write it anew with "
+                "anndata.read_h5ad(path).write_h5ad(new_path)"
+            )
     key = "X" if layer is None else f"layers/{layer}"
     layers = list(root["layers"]) if "layers" in root else []
     if layer is not None and layer not in layers:
@@ -117,7 +129,11 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
     encoding = str(element.attrs.get("encoding-type", "array"))
     scattered = encoding == "csc_matrix"
     sparse = encoding in ("csr_matrix", "csc_matrix")
-    shape = tuple(element.attrs["shape"]) if sparse else element.shape
+    if encoding == "null" or not (sparse or hasattr(element, "shape")):
+        raise InputError(
+            f"{key} of {path.name} is stored as {encoding!r}; expected a dense array, a CSR or a CSC matrix"
+        )
+    shape = tuple(map(int, element.attrs["shape"] if sparse else element.shape))
     if shape != (len(cells), len(genes)):
         raise InputError(f"{key} of {path.name} has shape {shape}; expected ({len(cells)}, {len(genes)})")
     stored = element["data"] if sparse else element
@@ -126,7 +142,11 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
     def blocks(rows: int, columns: Columns) -> da.Array:
         if scattered:
             return _csc_blocks(path, key, shape, stored_dtype, rows, columns)
-        return _file_blocks(path, key, rows, columns)
+        return (
+            _csr_blocks(path, key, rows, columns)
+            if sparse
+            else _dense_blocks(path, key, shape, stored_dtype, rows, columns)
+        )
 
     stored_dtype = stored.dtype
     return CellSource(
@@ -158,17 +178,9 @@ def _from_object(adata: AnnData, layer: str | None, cluster_key: str | None) -> 
         raise MissingKeyError(
             f"{name} has no X; choose a layer: {', '.join(map(repr, adata.layers)) or 'none'}"
         )
-    columns = [str(column) for column in adata.obs.keys()]  # noqa: SIM118
-    if cluster_key is not None and cluster_key not in columns:
-        raise _no_column(cluster_key, columns, name)
-    values = None if cluster_key is None else adata.obs[cluster_key]
-    labels, order = _labels(values, adata.n_obs)
     return CellSource(
         name=name,
-        cells=np.asarray([str(cell) for cell in adata.obs_names], dtype=object),
-        genes=np.asarray([str(gene) for gene in adata.var_names], dtype=np.str_),
-        labels=labels,
-        label_order=order,
+        **_annotations(adata, cluster_key),
         chunk_rows=None,
         scattered=False,
         n_bytes=int(getattr(matrix, "nbytes", 0) or 4 * matrix.shape[0] * matrix.shape[1]),
@@ -177,7 +189,21 @@ def _from_object(adata: AnnData, layer: str | None, cluster_key: str | None) -> 
     )
 
 
-def _file_blocks(path: Path, key: str, rows: int, columns: Columns) -> da.Array:
+def _annotations(adata: AnnData, cluster_key: str | None) -> dict[str, Any]:
+    """Return names and labels of an AnnData object, by the attributes of a source."""
+    columns = [str(column) for column in adata.obs.keys()]  # noqa: SIM118
+    if cluster_key is not None and cluster_key not in columns:
+        raise _no_column(cluster_key, columns, "the AnnData")
+    labels, order = _labels(None if cluster_key is None else adata.obs[cluster_key], adata.n_obs)
+    return {
+        "cells": np.asarray([str(cell) for cell in adata.obs_names], dtype=object),
+        "genes": np.asarray([str(gene) for gene in adata.var_names], dtype=np.str_),
+        "labels": labels,
+        "label_order": order,
+    }
+
+
+def _csr_blocks(path: Path, key: str, rows: int, columns: Columns) -> da.Array:
     from anndata.experimental import read_elem_lazy
 
     if path.is_dir():
@@ -200,48 +226,92 @@ def _memory_blocks(matrix: Any, rows: int, columns: Columns) -> da.Array:
         matrix = matrix.tocsr()
     elif not isinstance(matrix, np.ndarray):
         matrix = np.asarray(matrix)
-    n_cells, n_genes = matrix.shape
     dtype = _float_dtype(matrix.dtype)
-    n_columns = n_genes if columns is None else len(columns)
-    starts = range(0, max(n_cells, 1), rows)
-    graph = {}
     # Each task holds its own rows only, so that a partition never carries the rest of the atlas along.
-    token = f"cells-{id(matrix):x}-{np.random.default_rng().integers(2**62):x}"
-    for i, start in enumerate(starts):
-        graph[(token, i, 0)] = (_take, matrix[start : start + rows], columns, dtype)
-    sizes = tuple(min(rows, n_cells - start) for start in starts)
-    return da.Array(graph, token, chunks=(sizes, (n_columns,)), dtype=dtype)
+    return _row_tasks(
+        matrix.shape, rows, columns, dtype, lambda start, stop: (_take, matrix[start:stop], columns, dtype)
+    )
+
+
+def _dense_blocks(
+    path: Path, key: str, shape: tuple[int, int], dtype: np.dtype[Any], rows: int, columns: Columns
+) -> da.Array:
+    out = _float_dtype(dtype)
+    return _row_tasks(
+        shape,
+        rows,
+        columns,
+        out,
+        lambda start, stop: (_read_dense, str(path), key, start, stop, columns, out),
+    )
 
 
 def _csc_blocks(
     path: Path, key: str, shape: tuple[int, int], dtype: np.dtype[Any], rows: int, columns: Columns
 ) -> da.Array:
+    out = _float_dtype(dtype)
+    return _row_tasks(
+        shape,
+        rows,
+        columns,
+        out,
+        lambda start, stop: (_scan_csc, str(path), key, start, stop, shape[1], columns, out),
+    )
+
+
+def _row_tasks(
+    shape: tuple[int, int],
+    rows: int,
+    columns: Columns,
+    dtype: np.dtype[Any],
+    task: Callable[[int, int], tuple[Any, ...]],
+) -> da.Array:
+    """Make a Dask array whose block of rows start:stop is computed by ``task(start, stop)``."""
     import dask.array as da
 
-    out = _float_dtype(dtype)
+    name = f"cells-{uuid.uuid4().hex}"
+    starts = range(0, max(shape[0], 1), rows)
+    stops = [min(start + rows, shape[0]) for start in starts]
+    graph = {
+        (name, i, 0): task(start, stop) for i, (start, stop) in enumerate(zip(starts, stops, strict=True))
+    }
+    sizes = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
     n_columns = shape[1] if columns is None else len(columns)
-    token = f"csc-{np.random.default_rng().integers(2**62):x}"
-    graph = {}
-    sizes = []
-    for i, start in enumerate(range(0, max(shape[0], 1), rows)):
-        stop = min(start + rows, shape[0])
-        graph[(token, i, 0)] = (_scan_csc, str(path), key, start, stop, shape[1], columns, out)
-        sizes.append(stop - start)
-    return da.Array(graph, token, chunks=(tuple(sizes), (n_columns,)), dtype=out)
+    return da.Array(graph, name, chunks=(sizes, (n_columns,)), dtype=dtype)
+
+
+def _read_dense(
+    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Read rows of a dense matrix on disk.
+
+    The file is opened here, not where the task was made: a Zarr array whose folder a worker does not see
+    would read as zeros.
+    """
+    with _opened(path) as root:
+        return _take(root[key][start:stop], columns, dtype)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    import h5py
+
+    if Path(path).is_dir():
+        yield open_group(path)
+        return
+    with h5py.File(existing_path(path, "atlas"), "r") as root:
+        yield root
 
 
 def _scan_csc(
     path: str, key: str, start: int, stop: int, n_genes: int, columns: Columns, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
     """Collect rows of a CSC matrix on disk in one pass over it, in bounded memory."""
-    import h5py
-
     wanted = np.arange(n_genes) if columns is None else columns
     position = np.full(n_genes, -1)
     position[wanted] = np.arange(len(wanted))
     out = np.zeros((stop - start, len(wanted)), dtype=dtype)
-    root = open_group(path) if Path(path).is_dir() else h5py.File(path, "r")
-    try:
+    with _opened(path) as root:
         element = root[key]
         pointers = element["indptr"][...]
         first = 0
@@ -257,9 +327,6 @@ def _scan_csc(
             values = element["data"][low:high][inside][kept]
             np.add.at(out, (row[inside][kept] - start, target[kept]), values)
             first = last
-    finally:
-        if hasattr(root, "close"):
-            root.close()
     return out
 
 
@@ -300,8 +367,6 @@ def _chunk_rows(element: Any) -> int | None:
 def _index(frame: Any) -> npt.NDArray[np.str_]:
     from anndata.io import read_elem
 
-    if not hasattr(frame, "keys"):  # a table of a file older than AnnData 0.7
-        return np.asarray([str(name) for name in read_elem(frame).index], dtype=np.str_)
     values = read_elem(frame[frame.attrs.get("_index", "_index")])
     return np.asarray([str(v.decode() if isinstance(v, bytes) else v) for v in values], dtype=np.str_)
 
@@ -311,7 +376,7 @@ def _column(frame: Any, key: str | None, name: str) -> Any:
 
     if key is None:
         return None
-    if not hasattr(frame, "keys") or "__categories" in frame:
+    if "__categories" in frame:  # a table of AnnData 0.7
         table = read_elem(frame)
         if key in table:
             return table[key]
@@ -328,10 +393,13 @@ def _labels(values: Any, n_cells: int) -> tuple[npt.NDArray[np.object_], tuple[s
 
     if values is None:
         return np.full(n_cells, "all", dtype=object), ("all",)
+    dtype = getattr(values, "dtype", None)
     if isinstance(values, pd.Series):
         values = values.array
     if not isinstance(values, pd.Categorical):
-        values = pd.Categorical(np.asarray(values))
+        # A lazy column is no Categorical, but its dtype may be categorical.
+        known = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else None
+        values = pd.Categorical(np.asarray(values), categories=known)
     names = [_label(category) for category in values.categories]
     lookup = np.asarray([*names, None], dtype=object)
     return lookup[np.asarray(values.codes)], tuple(names)

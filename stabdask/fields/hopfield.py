@@ -48,6 +48,16 @@ class HopfieldCluster:
     bias: Array
     hill: HillParameters
 
+    def frozen(self) -> HopfieldCluster:
+        """Return the same parameters read-only: a field that changes would no longer match its fingerprint."""
+        return HopfieldCluster(
+            regulators=_read_only(self.regulators),
+            weights=_read_only(self.weights),
+            gamma=_read_only(self.gamma),
+            bias=_read_only(self.bias),
+            hill=HillParameters(*(_read_only(getattr(self.hill, f.name)) for f in fields(HillParameters))),
+        )
+
     @classmethod
     def from_dense(
         cls,
@@ -87,7 +97,7 @@ class HopfieldField(Field):
     genes
         Gene names, unique.
     clusters
-        Parameters per cluster label.
+        Parameters per cluster label; kept sorted by label, and read-only.
 
     Raises
     ------
@@ -114,11 +124,14 @@ class HopfieldField(Field):
 
     def __init__(self, genes: Sequence[str], clusters: Mapping[str, HopfieldCluster]) -> None:
         self.genes = np.asarray([str(gene) for gene in genes], dtype=np.str_)
-        self.clusters = tuple(str(label) for label in clusters)
-        self.parameters: tuple[HopfieldCluster, ...] = tuple(clusters.values())
+        # Sorted, because files keep clusters in no particular order and the numbers of clusters must not
+        # depend on it.
+        order = sorted(clusters, key=str)
+        self.clusters = tuple(str(label) for label in order)
         _check_names(self.genes, self.clusters)
-        for label, parameters in zip(self.clusters, self.parameters, strict=True):
-            _check_cluster(label, parameters, self.genes)
+        for label in order:
+            _check_cluster(str(label), clusters[label], self.genes)
+        self.parameters: tuple[HopfieldCluster, ...] = tuple(clusters[label].frozen() for label in order)
         self.regulator_index = np.unique(
             np.concatenate([np.empty(0, np.intp), *(p.regulators for p in self.parameters)])
         )
@@ -357,6 +370,12 @@ class HopfieldField(Field):
         number = self.cluster_number(cluster)
         self.check_expression(x, number, np.arange(len(x)))
         return x, number
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _check_names(genes: npt.NDArray[np.str_], clusters: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.analysis.spectra import cell_clusters
 from stabdask.errors import MissingKeyError, UsageError, near_misses
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def spectrum(
     for handle in legend.legend_handles:
         handle.set_alpha(1.0)  # type: ignore[union-attr]
     if save is not None:
-        ax.get_figure(root=True).savefig(save, dpi=150)  # type: ignore[union-attr]
+        # The canvas belongs to the whole figure, also where the axes are in a part of one.
+        ax.figure.canvas.figure.savefig(save, dpi=150)
     return ax
 
 
@@ -104,13 +106,17 @@ def _samples(
     ds: xr.Dataset, labels: list[str], wanted: list[str], max_cells: int, rng: np.random.Generator
 ) -> dict[str, npt.NDArray[Any]]:
     """Return eigenvalues of some cells of each cluster, ``(point,)``."""
-    codes = ds["cluster_code"].to_numpy()
-    out = {}
+    codes, _ = cell_clusters(ds)
+    members = {}
     for label in wanted:
-        members = np.flatnonzero(codes == labels.index(label))
-        if len(members) > max_cells:
-            members = np.sort(rng.choice(members, max_cells, replace=False))
-        values = ds["eigenvalue"].isel(cell=members).to_numpy().ravel()
+        cells = np.flatnonzero(codes == labels.index(label))
+        members[label] = rng.choice(cells, max_cells, replace=False) if len(cells) > max_cells else cells
+    # All clusters in one go: each chunk is read, or computed, once.
+    drawn = np.unique(np.concatenate([np.empty(0, np.intp), *members.values()]))
+    eigenvalues = ds["eigenvalue"].isel(cell=drawn).to_numpy()
+    out = {}
+    for label, cells in members.items():
+        values = eigenvalues[np.searchsorted(drawn, cells)].ravel()
         values = values[np.isfinite(values.real)]
         if len(values) > _MOST_POINTS:
             values = rng.choice(values, _MOST_POINTS, replace=False)

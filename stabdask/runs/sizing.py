@@ -66,8 +66,8 @@ def block_and_partition(
     return block, chunk * _power_of_two(max(1, target // chunk))
 
 
-def chunk_cells(name: str, partition_cells: int, row_bytes: int) -> int:
-    """Return how many cells a Zarr chunk of variable `name` holds: it divides the partition, and <= 16 MB."""
+def chunk_cells(partition_cells: int, row_bytes: int) -> int:
+    """Return how many cells a Zarr chunk holds: a divisor of the partition, of at most 16 MB if it can be."""
     rows = partition_cells
     while rows * row_bytes > _CHUNK_BYTES and rows % 2 == 0:
         rows //= 2

@@ -181,7 +181,7 @@ def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
     for name, dtype in variable_dtypes(spec).items():
         shape = shapes[name]
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        rows = chunk_cells(name, spec.partition_cells, row_bytes)
+        rows = chunk_cells(spec.partition_cells, row_bytes)
         # Byte shuffling is what makes float64 compressible at all; the size of one float is right for both
         # parts of a complex number.
         size = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize

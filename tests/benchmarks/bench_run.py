@@ -16,14 +16,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 import stabdask as sd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tree_memory import TreeMemory  # noqa: E402
 
 
 def main() -> None:
@@ -109,35 +111,6 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         "n_files": sum(path.is_file() for path in store.rglob("*")),
         "status_counts": report["status_counts"],
     }
-
-
-class TreeMemory(threading.Thread):
-    """Adds up the resident memory of a process and all its descendants, ten times a second."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.peak = 0
-        self._pid = pid
-        self._finished = threading.Event()
-
-    def run(self) -> None:
-        while not self._finished.wait(0.1):
-            try:
-                root = psutil.Process(self._pid)
-                processes = [root, *root.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                return
-            total = 0
-            for process in processes:
-                try:
-                    total += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-            self.peak = max(self.peak, total)
-
-    def stop(self) -> None:
-        self._finished.set()
-        self.join()
 
 
 def read_alone(folder: Path) -> float:

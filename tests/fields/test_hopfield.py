@@ -619,7 +619,8 @@ def test_an_unknown_cluster_is_named_with_its_near_misses() -> None:
     drawn = random_field(0, clusters=("T cell", "B cell"))
     with pytest.raises(MissingKeyError, match=r"no cluster 'T cells'; did you mean 'T cell'"):
         drawn.field.velocity(drawn.expression(1), "T cells")
-    assert drawn.field.cluster_number("B cell") == 1
+    assert drawn.field.clusters == ("B cell", "T cell")
+    assert drawn.field.cluster_number("T cell") == 1
 
 
 # --- invariance --------------------------------------------------------------------------------------------
@@ -703,6 +704,29 @@ def test_making_a_field_copies_what_it_is_given() -> None:
         if isinstance(array, np.ndarray):
             array[...] = 7.0
     np.testing.assert_array_equal(field.jacobian(np.ones((1, 3)), "all"), expected)
+
+
+def test_the_order_clusters_are_given_in_does_not_matter() -> None:
+    drawn = random_field(16, clusters=("b", "a", "C"))
+    labels = ("C", "a", "b")
+    sorted_first = HopfieldField(
+        drawn.field.genes.tolist(),
+        {label: drawn.field.parameters[drawn.field.cluster_number(label)] for label in labels},
+    )
+    assert drawn.field.clusters == sorted_first.clusters == labels
+    assert drawn.field.fingerprint == sorted_first.fingerprint
+    x = drawn.expression(3)
+    for label, dense in drawn.clusters.items():
+        np.testing.assert_allclose(drawn.field.jacobian(x, label), dense.jacobian(x), atol=1e-12)
+    numbered = random_field(16, clusters=(10, 9)).field  # type: ignore[arg-type]
+    assert numbered.clusters == ("10", "9")
+
+
+def test_a_field_cannot_be_changed() -> None:
+    p = random_field(17).field.parameters[0]
+    for array in (p.regulators, p.weights, p.gamma, p.bias, p.hill.threshold, p.hill.mix):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.float16, np.bool_])

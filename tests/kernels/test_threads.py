@@ -99,27 +99,30 @@ def test_many_threads_coming_and_going() -> None:
     assert set(blas_threads()) == {2}
 
 
-def test_a_second_thread_is_limited_while_the_first_that_ever_was_lives_on() -> None:
-    """No thread may keep the right to set limits (threadpoolctl 3.8 gives it to the first one)."""
+@pytest.mark.parametrize("main_comes_between", [False, True])
+def test_no_thread_keeps_the_right_to_set_limits(main_comes_between: bool) -> None:
+    """From 3.8 on threadpoolctl heeds but one thread: the main one here, which holds a limit of two."""
+    seen: list[list[int]] = []
     done, stop = threading.Event(), threading.Event()
 
-    def first() -> None:
+    def other() -> None:
         with single_threaded_blas():
-            pass
+            seen.append(blas_threads())
         done.set()
         stop.wait(10)
 
-    worker = threading.Thread(target=first)
+    worker = threading.Thread(target=other)
     worker.start()
     assert done.wait(10)
-    with single_threaded_blas():
-        inside = blas_threads()
     after = blas_threads()
-    with threadpool_limits(3, user_api="blas"):
+    if main_comes_between:
+        with single_threaded_blas():
+            seen.append(blas_threads())
+    with threadpool_limits(3, user_api="blas"):  # of no effect were the other thread still in charge
         theirs = blas_threads()
     stop.set()
     worker.join(10)
-    assert set(inside) == {1}
+    assert [set(threads) for threads in seen] == [{1}] * len(seen)
     assert set(after) == {2}
     assert set(theirs) == {3}
     assert set(blas_threads()) == {2}

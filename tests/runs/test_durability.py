@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -295,8 +296,9 @@ def test_changed_input_is_refused(small, undisturbed: Path) -> None:
 
 def test_changed_field_is_refused(small, undisturbed: Path) -> None:
     cells, field = open_small(small)
-    field.parameters[0].weights[0, 0] += 1e-6
-    other = sd.HopfieldField(field.genes.tolist(), dict(zip(field.clusters, field.parameters, strict=True)))
+    clusters = dict(zip(field.clusters, field.parameters, strict=True))
+    clusters["a"] = replace(clusters["a"], gamma=clusters["a"].gamma * (1 + 1e-12))
+    other = sd.HopfieldField(field.genes.tolist(), clusters)
     with pytest.raises(StoreMismatchError, match="field is"):
         sd.run(cells, other, undisturbed, workers=0, **OPTIONS)
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import anndata
 import numpy as np
 import pandas as pd
-import pytest
 
 import stabdask as sd
 
@@ -47,8 +46,3 @@ def make_small(folder: Path, n_cells: int = 230, seed: int = 0) -> Small:
     adata = anndata.AnnData(None, obs=obs, var=pd.DataFrame(index=genes), layers={"M_t": x})
     adata.write_h5ad(folder / "cells.h5ad")
     return Small(folder / "cells.h5ad", field.save(folder / "field.zarr"))
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Small:
-    return make_small(tmp_path)
