@@ -53,9 +53,11 @@ def local_client(*, n_workers: int, memory_limit: int | None, dashboard: bool = 
             "OMP_NUM_THREADS": 1,
             "OPENBLAS_NUM_THREADS": 1,
             "MKL_NUM_THREADS": 1,
-            # Give freed blocks back to the system, so that resident memory is what is in use.
-            "MALLOC_TRIM_THRESHOLD_": 65536,
-            "MALLOC_ARENA_MAX": 2,
+            # Keep freed memory for the next batch. Dask's default gives it back at once, and mapping it anew
+            # each time takes as long as the work itself (tests/benchmarks/bench_malloc.py).
+            "MALLOC_TRIM_THRESHOLD_": 512 * 2**20,
+            "MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
+            "MALLOC_ARENA_MAX": 1,
         },
     }
     with dask.config.set(settings):

@@ -53,6 +53,10 @@ class MissingKeyError(InputError, KeyError):
 class MissingFileError(InputError, FileNotFoundError):
     """An input path where nothing is."""
 
+    # Of two built-in bases the one with more state has to make the object, also for unpicklers that look
+    # for the first (tblib, which distributed uses).
+    __new__ = FileNotFoundError.__new__  # type: ignore[assignment]
+
 
 class MemoryBudgetError(InputError, MemoryError):
     """A memory budget too small for the job; the message names the least that works."""

@@ -119,7 +119,7 @@ def open_group(path: str | Path, *, mode: str = "r") -> Any:
 
     try:
         return zarr.open_group(str(path), mode=mode, use_consolidated=False)  # type: ignore[arg-type]
-    except (FileNotFoundError, KeyError, ValueError) as error:
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise MissingFileError(f"{path} is not a Zarr group ({error})") from error
 
 
@@ -133,9 +133,22 @@ def write_array(
     """Write a small in-memory array as one Zarr array of one chunk."""
     shape = tuple(max(1, n) for n in values.shape)
     array = group.create_array(
-        name, shape=values.shape, dtype=values.dtype, chunks=shape, dimension_names=dims, attributes=attrs
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=shape,
+        dimension_names=dims,
+        attributes=attrs,
+        compressors=_checked_codecs(),
     )
     array[...] = values
+
+
+def _checked_codecs() -> list[Any]:
+    """Return codecs that notice a damaged chunk before anything is made of it."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    return [ZstdCodec(level=3), Crc32cCodec()]
 
 
 def write_names(group: Any, name: str, values: Iterable[str], dim: str) -> None:
@@ -149,6 +162,7 @@ def write_names(group: Any, name: str, values: Iterable[str], dim: str) -> None:
         dtype=VariableLengthUTF8(),
         chunks=(max(1, min(len(names), _NAMES_PER_CHUNK)),),
         dimension_names=(dim,),
+        compressors=_checked_codecs(),
     )
     array[...] = names
 

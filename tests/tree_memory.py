@@ -8,7 +8,7 @@ import psutil
 
 
 class TreeMemory(threading.Thread):
-    """Adds up the resident memory of a process and all its descendants, ten times a second."""
+    """Adds up the resident memory of a process and all its descendants, five times a second."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -17,7 +17,7 @@ class TreeMemory(threading.Thread):
         self._finished = threading.Event()
 
     def run(self) -> None:
-        while not self._finished.wait(0.1):
+        while not self._finished.wait(0.2):
             try:
                 root = psutil.Process(self._pid)
                 processes = [root, *root.children(recursive=True)]

@@ -40,6 +40,7 @@ def complete_spectrum(ds: xr.Dataset) -> xr.DataArray:
     """
     import xarray as xr
 
+    check_full(ds)
     data = blockwise_spectrum(ds, _sorted_values, n_columns=ds.sizes["gene"])
     return xr.DataArray(
         data,

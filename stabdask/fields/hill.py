@@ -91,11 +91,13 @@ class HillParameters:
     def infinite_slope_at_zero(self) -> npt.NDArray[np.bool_]:
         """Return, per gene, whether the slope is infinite for a cell with no expression of it."""
         at_zero = np.zeros((1, self.threshold.size))
-        return (self.branch(at_zero)[1] < 1)[0]
+        steep: npt.NDArray[np.bool_] = self.branch(at_zero)[1][0] < 1
+        return steep
 
     def near_switch(self, x: Array) -> npt.NDArray[np.bool_]:
         """Return where `x` is within a relative 1e-6 of the switch between two components."""
         switch = 0.5 * (self.threshold + self.threshold2)
         # Components with one threshold never switch: every expression is a tie, which the first takes.
         switches = (self.mix < 1) & (self.threshold != self.threshold2)
-        return switches & (np.abs(x - switch) <= _NEAR * np.abs(switch))
+        near: npt.NDArray[np.bool_] = switches & (np.abs(x - switch) <= _NEAR * np.abs(switch))
+        return near

@@ -183,6 +183,11 @@ class HopfieldField(Field):
             e if exponent2 is None else per_gene("exponent2", exponent2),
             per_gene("mix", mix),
         )
+        if (threshold2 is not None or exponent2 is not None) and np.all(hill.mix >= 1):
+            raise InputError(
+                "a second component was given, but mix is 1 for every gene, so none would use it; give mix < 1 for "
+                "the genes that have two"
+            )
         matrices = W if isinstance(W, Mapping) else {"all": W}
         return cls(
             genes,

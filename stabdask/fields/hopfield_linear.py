@@ -185,7 +185,8 @@ class HopfieldLinearization(Linearization):
     def trace(self) -> Array:
         """Return sum_j W_jj phi'_j - sum_j gamma_j."""
         model = self._model
-        return np.einsum("cj,j->c", self._slope, np.diagonal(model.core_weights)) - model.gamma.sum()
+        trace: Array = self._slope @ np.diagonal(model.core_weights) - model.gamma.sum()
+        return trace
 
     def rotational_norm(self) -> Array:
         """Return |(J - J^T)/2| from sqrt(0.5 [sum_j phi'_j^2 |W_:j|^2 - phi'^T (W o W^T) phi']).
@@ -196,7 +197,7 @@ class HopfieldLinearization(Linearization):
         squares = slope**2 @ model.column_norms
         crossed = np.einsum("cj,cj->c", slope @ model.symmetric, slope)
         difference = squares - crossed
-        out = np.sqrt(0.5 * np.maximum(difference, 0.0))
+        out: Array = np.sqrt(0.5 * np.maximum(difference, 0.0))
         for cell in np.flatnonzero(difference < _CANCELLATION * squares):
             scaled = model.core_weights * slope[cell]
             inner = 0.25 * np.sum((scaled - scaled.T) ** 2)
@@ -206,10 +207,12 @@ class HopfieldLinearization(Linearization):
     def speed(self) -> Array:
         """Return |W phi - gamma x + I|."""
         model = self._model
-        velocity = self._activation @ model.weights.T.astype(np.float64)
+        # The conversion before the transpose: a transposed copy costs as much as the product.
+        velocity = self._activation @ model.weights.astype(np.float64, copy=False).T
         velocity -= model.gamma * self._x
         velocity += model.bias
-        return np.sqrt(np.einsum("cg,cg->c", velocity, velocity))
+        speed: Array = np.sqrt(np.einsum("cg,cg->c", velocity, velocity))
+        return speed
 
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return W_ij phi'_j - [i = j] gamma_i."""
@@ -229,4 +232,4 @@ class HopfieldLinearization(Linearization):
 
     def near_switch_count(self) -> npt.NDArray[np.intp]:
         """Count regulators at a switch of their activation."""
-        return self._near.sum(axis=1)
+        return np.asarray(self._near.sum(axis=1), dtype=np.intp)

@@ -132,7 +132,13 @@ class _Reader:
 
     def _hill(self, label: str) -> HillParameters:
         fitted = _under(self.hill_params, label)
-        if isinstance(fitted, Mapping) and {"k", "n"} <= set(fitted):
+        found = {"k", "n"} & set(fitted) if isinstance(fitted, Mapping) else set()
+        if len(found) == 1:
+            raise MissingKeyError(
+                f"uns['scHopfield']['hill_params'][{label!r}] of {self.source.name} has {found.pop()!r} alone; "
+                "expected 'k' and 'n', one value per gene each"
+            )
+        if found:
             k, n = (self._cut(fitted[name], f"hill_params[{label!r}][{name!r}]") for name in ("k", "n"))
             return HillParameters.single(k, n)
         k, n = self._column("sigmoid_threshold"), self._column("sigmoid_exponent")

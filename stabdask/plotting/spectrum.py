@@ -65,7 +65,7 @@ def spectrum(
         raise MissingKeyError("the results hold no eigenvalues; run with spectrum='full'")
     if max_cells < 1:
         raise UsageError(f"max_cells={max_cells}; expected at least 1")
-    labels = [str(label) for label in ds["cluster"].to_numpy()]
+    labels = [str(label) for label in cell_clusters(ds)[1]]
     for label in clusters or []:
         if label not in labels:
             raise MissingKeyError(f"no cluster {label!r}; {near_misses(label, labels, noun='clusters')}")
@@ -73,8 +73,9 @@ def spectrum(
         _, ax = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
     samples = _samples(ds, labels, clusters or labels, max_cells, np.random.default_rng(seed))
     colors = plt.get_cmap("tab10" if len(labels) <= 10 else "tab20")
+    points = []
     for label, values in samples.items():
-        ax.scatter(
+        drawn = ax.scatter(
             values.real,
             values.imag,
             s=5,
@@ -84,6 +85,7 @@ def spectrum(
             label=label,
             rasterized=True,
         )
+        points.append(drawn)
     ax.axvline(0.0, color="black", linewidth=0.8, linestyle="--", zorder=0)
     ax.annotate(
         "unstable →", (0, 1), xycoords=("data", "axes fraction"), xytext=(4, -4), textcoords="offset points",
@@ -91,8 +93,15 @@ def spectrum(
     )  # fmt: skip
     ax.set_xlabel("real part (1/time)")
     ax.set_ylabel("imaginary part (rad/time)")
+    # Points and labels are named, because a legend would leave out labels that begin with "_".
     legend = ax.legend(
-        markerscale=2.5, frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1)
+        points,
+        list(samples),
+        markerscale=2.5,
+        frameon=False,
+        fontsize="small",
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
     )
     for handle in legend.legend_handles:
         handle.set_alpha(1.0)  # type: ignore[union-attr]

@@ -18,7 +18,15 @@ from stabdask.kernels.threads import single_threaded_blas
 from stabdask.runs.options import Options
 from stabdask.schema import VARIABLES, Status
 
-__all__ = ["NO_LABEL", "SKIPPED", "BlockTimes", "batch_cells", "compute_block", "finite_rows", "output_shapes"]
+__all__ = [
+    "NO_LABEL",
+    "SKIPPED",
+    "BlockTimes",
+    "batch_cells",
+    "compute_block",
+    "finite_rows",
+    "output_shapes",
+]
 
 NO_LABEL, SKIPPED = -1, -2
 """Cluster codes of cells without a label, and of cells whose cluster has no model and is left out."""
@@ -114,9 +122,9 @@ def compute_block(
     with single_threaded_blas():
         for cluster in np.unique(codes[codes >= 0]):
             rows = np.flatnonzero(codes == cluster)
-            x = expression[rows] if columns is None else expression[rows][:, columns]
-            x = x.astype(np.float64)
+            x = expression.take(rows, axis=0) if columns is None else expression[rows][:, columns]
             finite = finite_rows(x)
+            x = x.astype(np.float64)
             out["status"][rows[~finite]] = Status.NON_FINITE_INPUT
             if not finite.all():
                 rows, x = rows[finite], x[finite]
@@ -131,7 +139,8 @@ def finite_rows(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     if not x.shape[1]:
         return np.ones(len(x), dtype=bool)
     # NaN goes through both minimum and maximum; infinities are one of them.
-    return np.isfinite(x.min(axis=1)) & np.isfinite(x.max(axis=1))
+    finite: npt.NDArray[np.bool_] = np.isfinite(x.min(axis=1)) & np.isfinite(x.max(axis=1))
+    return finite
 
 
 def _compute_cluster(

@@ -77,21 +77,21 @@ def stability(
     >>> ds["spectral_abscissa"].values.round(2)
     array([-0.57, -2.92])
     """
-    import dask
     import dask.array as da
     import xarray as xr
+    from dask.delayed import delayed
 
     job = prepare(cells, field, missing_cluster=missing_cluster, **options)
     spec = job.spec
     expression = job.expression.rechunk({0: spec.block_cells, 1: -1})
     names = job.cell_names
-    model = dask.delayed(field, name=f"field-{field.fingerprint}", pure=True)
+    model = delayed(field, name=f"field-{field.fingerprint}", pure=True)
     stops = np.cumsum(expression.chunks[0])
     blocks = expression.to_delayed()[:, 0]
     parts: dict[str, list[Any]] = {name: [] for name in spec.options.variables()}
     for stop, n_cells, block in zip(stops, expression.chunks[0], blocks, strict=True):
         cut = slice(int(stop) - n_cells, int(stop))
-        result = dask.delayed(_block_task)(
+        result = delayed(_block_task)(
             block, job.model_codes[cut], model, spec.options, job.columns, names[cut]
         )
         for name, shape in output_shapes(spec.options, field, n_cells).items():

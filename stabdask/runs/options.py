@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -56,7 +56,8 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""
-        return {**asdict(self), "elements": [list(pair) for pair in self.elements]}
+        pairs = [list(pair) for pair in self.elements]
+        return {**asdict(self), "elements": pairs, "quantities": list(self.quantities)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Options:
@@ -125,10 +126,16 @@ def make_options(
     _one_of("dtype", precision, ("float64", "float32"))
     if spectrum == "none" and vectors != "none":
         raise UsageError(f"vectors={vectors!r} needs a spectrum; expected spectrum='full' or 'leading'")
-    if modes is not None and modes < 1:
-        raise UsageError(f"modes={modes}; expected at least 1")
-    if not (np.isfinite(tolerance) and tolerance >= 0):
-        raise UsageError(f"tolerance={tolerance}; expected a finite value >= 0, in 1/time")
+    if modes is not None and (
+        not isinstance(modes, int | np.integer) or isinstance(modes, bool) or modes < 1
+    ):
+        raise UsageError(f"modes={modes!r}; expected a whole number, at least 1")
+    if not (
+        isinstance(tolerance, int | float | np.floating | np.integer)
+        and np.isfinite(tolerance)
+        and tolerance >= 0
+    ):
+        raise UsageError(f"tolerance={tolerance!r}; expected a finite number >= 0, in 1/time")
     return Options(
         spectrum=spectrum,  # type: ignore[arg-type]
         modes=_DEFAULT_MODES if modes is None else int(modes),
@@ -149,8 +156,10 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _pairs(field: Field, elements: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     known = set(field.genes.tolist())
     pairs: dict[tuple[str, str], None] = {}
+    if elements is None or isinstance(elements, str):
+        raise UsageError(f"elements={elements!r}; expected a sequence of (effector, regulator) pairs")
     for pair in elements:
-        if isinstance(pair, str) or len(pair) != 2:
+        if isinstance(pair, str) or not isinstance(pair, Sized) or len(pair) != 2:
             raise UsageError(f"element {pair!r}; expected an (effector, regulator) pair of gene names")
         for gene in pair:
             if str(gene) not in known:
@@ -167,9 +176,11 @@ def _quantities(asked: Sequence[str] | None, spectrum: str, vectors: str) -> tup
     if asked is None:
         wanted = set(DEFAULT_QUANTITIES) | ({"residual"} if vectors != "none" else set())
         return tuple(name for name in available if name in wanted)
+    if isinstance(asked, str):
+        raise UsageError(f"quantities={asked!r}; expected a sequence of names, e.g. [{asked!r}]")
     for name in asked:
         if name not in SCALARS:
-            hint = near_misses(name, SCALARS, noun="quantities")
+            hint = near_misses(str(name), SCALARS, noun="quantities")
             raise MissingKeyError(f"unknown quantity {name!r}; {hint}")
         if name not in available:
             needs = "eigenvectors (vectors='right')" if name == "residual" else "a spectrum"

@@ -7,9 +7,10 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,6 @@ from stabdask.runs.job import Job, RunSpec
 from stabdask.runs.receipts import Receipt, write_receipt
 from stabdask.runs.store import field_path, package_versions, write_partition
 from stabdask.schema import VARIABLES, Status
-
-if TYPE_CHECKING:
-    import dask.array as da
 
 __all__ = ["PartitionTask", "make_task", "run_partition"]
 
@@ -43,8 +41,8 @@ class PartitionTask:
     attempt
         Which try this is.
     rows
-        The partition's expression: a pickled Dask array of just the blocks it needs. Bytes, so that the
-        scheduler does not take it apart.
+        The partition's expression: the pickled Dask graph of just the blocks it needs, and their keys. Bytes,
+        so that the scheduler does not take it apart; a graph, so that workers need not load dask.array.
     model_codes
         ``(cell,)`` clusters of the field.
     columns
@@ -72,11 +70,12 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
         If the expression was persisted on a cluster, whose data a task cannot carry.
     """
     import cloudpickle
-    import dask
+    from dask.base import optimize
 
     start, stop = job.spec.bounds(partition)
-    (rows,) = dask.optimize(job.expression[start:stop])
-    if any(type(value).__name__ == "Future" for value in dict(rows.dask).values()):
+    (rows,) = optimize(job.expression[start:stop])
+    graph = dict(rows.__dask_graph__())
+    if any(type(value).__name__ == "Future" for value in graph.values()):
         raise UsageError(
             "the expression was persisted on a cluster; pass the cells as open_cells returned them"
         )
@@ -86,7 +85,7 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
         spec=job.spec,
         partition=partition,
         attempt=attempt,
-        rows=cloudpickle.dumps(rows),
+        rows=cloudpickle.dumps((graph, [key[0] for key in rows.__dask_keys__()])),
         model_codes=job.model_codes[start:stop],
         columns=job.columns,
         names=names[start:stop],
@@ -112,8 +111,9 @@ def run_partition(task: PartitionTask) -> Receipt:
         name: VARIABLES[name].empty(shape, spec.options.dtype) for name, shape in shapes.items()
     }
     times = BlockTimes()
-    read_s = 0.0
-    reader = _blocks(pickle.loads(task.rows), spec.block_cells)  # noqa: S301 - made by make_task, never read from a file
+    read_s = 0.0  # spent waiting for input; it is read one chunk ahead
+    graph, keys = pickle.loads(task.rows)  # noqa: S301 - made by make_task, never read from a file
+    reader = _blocks(graph, keys, spec.block_cells)
     while True:
         before = time.perf_counter()
         block = next(reader, None)
@@ -155,24 +155,38 @@ def run_partition(task: PartitionTask) -> Receipt:
     return receipt
 
 
-def _blocks(rows: da.Array, block_cells: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Yield (first row, expression) of blocks of `block_cells`, computing each chunk of `rows` once."""
-    bounds = np.concatenate([[0], np.cumsum(rows.chunks[0])])
+def _blocks(
+    graph: dict[Any, Any], keys: list[Any], block_cells: int
+) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Yield (first row, expression) of blocks of `block_cells`, computing each chunk once, one chunk ahead."""
     pending: list[npt.NDArray[Any]] = []
     first = available = 0
-    for number in range(len(bounds) - 1):
-        chunk = np.asarray(rows.blocks[number].compute(scheduler="synchronous"))
-        last = number == len(bounds) - 2
+    for number, chunk in enumerate(_chunks(graph, keys)):
         pending.append(chunk)
         available += len(chunk)
         del chunk
+        last = number == len(keys) - 1
         while available >= block_cells or (last and available):
             joined = pending[0] if len(pending) == 1 else np.concatenate(pending)
             block, rest = joined[:block_cells], joined[block_cells:]
+            del joined
             yield first, block
             first += len(block)
             available = len(rest)
             pending = [rest] if available else []
+
+
+def _chunks(graph: dict[Any, Any], keys: list[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Compute the chunks in turn; while one is worked on, the next is read in a thread."""
+    from dask.local import get_sync
+
+    with ThreadPoolExecutor(1, thread_name_prefix="stabdask-read") as reader:
+        ahead: Future[Any] | None = None
+        for number in range(len(keys)):
+            current = ahead or reader.submit(get_sync, graph, keys[number])
+            ahead = reader.submit(get_sync, graph, keys[number + 1]) if number + 1 < len(keys) else None
+            yield np.asarray(current.result())
+            del current
 
 
 def _count_positive(counts: npt.NDArray[Any] | None) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Preflight", "preflight"]
 
-_LOOK_BYTES = 64 * 2**20
+_LOOK_BYTES = 32 * 2**20
 _KEPT_CELLS = 64
 
 

@@ -59,7 +59,8 @@ def open_results(path: str | Path) -> xr.Dataset:
         )
     ds = xr.open_zarr(str(path), consolidated=False)
     order = [name for name in VARIABLES if name in ds.variables]
-    ds = ds[[*order, *(str(name) for name in ds.data_vars if name not in order)]]
+    # Sorted, because a folder lists its arrays in any order.
+    ds = ds[[*order, *sorted(str(name) for name in ds.data_vars if name not in order)]]
     # Names as ordinary strings: what pandas and xarray group and select by.
     named = ("cell", "gene", "regulator", "cluster", "pair", "effector", "pair_regulator")
     ds = ds.assign_coords({name: ds[name].astype(object) for name in named if name in ds.variables})

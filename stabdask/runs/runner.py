@@ -209,7 +209,9 @@ def run_job(
     spec = job.spec
     order = _order(partitions, spec.n_partitions)
     if client is not None and (memory is not None or workers is not None):
-        raise UsageError("memory and workers are those of the client's cluster; expected neither beside client")
+        raise UsageError(
+            "memory and workers are those of the client's cluster; expected neither beside client"
+        )
     plan = plan_job(job, memory=memory, workers=workers) if client is None else None
     _make_or_match(path, job)
     show = ProgressWriter() if progress is True else (progress or None)

@@ -185,7 +185,7 @@ def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
         # Byte shuffling is what makes float64 compressible at all; the size of one float is right for both
         # parts of a complex number.
         size = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
-        codec = BloscCodec(cname="zstd", clevel=3, shuffle=BloscShuffle.shuffle, typesize=size)
+        codec = BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.shuffle, typesize=size)
         group.create_array(
             name,
             shape=shape,
@@ -255,7 +255,7 @@ def _fsync_chunks(folder: Path, chunks: tuple[int, ...], start: int, stop: int) 
 def array_checksum(values: npt.NDArray[Any]) -> str:
     """Return a hash of the values of an array, independent of how they are stored."""
     little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
-    return hashlib.blake2b(little.tobytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b(little.reshape(-1).view(np.uint8), digest_size=16).hexdigest()
 
 
 def writable(folder: Path) -> None:

@@ -80,12 +80,16 @@ def test_run_agrees_with_reference_and_dense_spectra(case_field, name: str, tmp_
         assert match_spectra(spectrum[cell], np.linalg.eigvals(J)) < limit
         assert match_spectra(spectrum[cell], expected[cell]) < limit
         i, j = np.random.default_rng(cell).integers(len(J), size=(2, 20))
-        np.testing.assert_allclose(J[i, j], difference(field, x[cell], labels[cell], i, j), rtol=2e-5, atol=1e3 * limit)
+        np.testing.assert_allclose(
+            J[i, j], difference(field, x[cell], labels[cell], i, j), rtol=2e-5, atol=1e3 * limit
+        )
     np.testing.assert_allclose(ds["spectral_abscissa"], expected.real.max(axis=1), atol=1e-10)
     clear = (np.abs(expected.real) > 1e-10).all(axis=1)
     assert clear.any()
     for variable, sign in (("unstable_count", 1), ("stable_count", -1)):
-        np.testing.assert_array_equal(ds[variable].values[clear], (sign * expected.real > 0).sum(axis=1)[clear])
+        np.testing.assert_array_equal(
+            ds[variable].values[clear], (sign * expected.real > 0).sum(axis=1)[clear]
+        )
     np.testing.assert_allclose(ds["trace"], reference["two_trace"], rtol=1e-12)
     np.testing.assert_allclose(ds["rotational_norm"], reference["two_rotational"], rtol=1e-10)
     genes = reference["gene"].tolist()

@@ -25,11 +25,13 @@ import stabdask as sd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tree_memory import TreeMemory  # noqa: E402
+from tree_memory import TreeMemory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--regulators", type=int, default=150)

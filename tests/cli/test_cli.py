@@ -58,7 +58,9 @@ def finished(small, capsys) -> Path:
 
 
 def test_missing_layer(small, capsys, tmp_path) -> None:
-    assert "no layer 'Mt' in cells.h5ad; did you mean 'M_t'?" in refused(capsys, run(small, layer="Mt"), tmp_path)
+    assert "no layer 'Mt' in cells.h5ad; did you mean 'M_t'?" in refused(
+        capsys, run(small, layer="Mt"), tmp_path
+    )
 
 
 def test_missing_cluster_key(small, capsys, tmp_path) -> None:
@@ -162,7 +164,9 @@ def test_unknown_genes_in_elements(small, capsys, tmp_path) -> None:
     message = refused(capsys, run(small, "--elements", "g00:g1"), tmp_path)
     assert "gene 'g1' in --elements is not in the field; did you mean 'g1" in message
     assert "expected effector:regulator" in refused(capsys, run(small, "--elements", "g00"), tmp_path, 2)
-    assert "cannot read the pairs in" in refused(capsys, run(small, "--elements", "@nowhere.txt"), tmp_path, 2)
+    assert "cannot read the pairs in" in refused(
+        capsys, run(small, "--elements", "@nowhere.txt"), tmp_path, 2
+    )
 
 
 def test_cluster_without_parameters(small, capsys, tmp_path) -> None:

@@ -334,16 +334,7 @@ def test_every_error_is_exported() -> None:
     assert len(ERRORS) >= 13
 
 
-TBLIB = pytest.mark.xfail(
-    strict=True,
-    reason="tblib finds ValueError.__new__ first, which refuses a subclass of FileNotFoundError",
-)
-
-
-@pytest.mark.parametrize(
-    "cls",
-    [pytest.param(c, marks=TBLIB if c is MissingFileError else (), id=c.__name__) for c in ERRORS],
-)
+@pytest.mark.parametrize("cls", ERRORS, ids=lambda cls: cls.__name__)
 def test_errors_travel_between_processes(cls: type[Exception]) -> None:
     import distributed  # noqa: F401  (through tblib it changes how every exception is pickled)
 

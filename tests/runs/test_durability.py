@@ -308,7 +308,10 @@ def test_moved_atlas_still_resumes(small, tmp_path: Path, undisturbed: Path) -> 
     moved.parent.mkdir()
     small.atlas.rename(moved)
     cells = sd.open_cells(moved, layer="M_t", cluster_key="state")
-    assert sd.run(cells, sd.read_field(small.field), undisturbed, workers=0, **OPTIONS).n_partitions_computed == 0
+    assert (
+        sd.run(cells, sd.read_field(small.field), undisturbed, workers=0, **OPTIONS).n_partitions_computed
+        == 0
+    )
 
 
 @pytest.mark.parametrize("what", ["folder", "zarr", "file"])
@@ -468,7 +471,9 @@ def test_failing_partition_is_reported_and_the_rest_is_kept(small, tmp_path: Pat
 
         partition_module.write_partition = broken
         try:
-            with pytest.raises(RunFailedError, match="1 partitions failed, number 3 with ZeroDivisionError: a bug"):
+            with pytest.raises(
+                RunFailedError, match="1 partitions failed, number 3 with ZeroDivisionError: a bug"
+            ):
                 run_small(small, store, workers=None, client=client)
         finally:
             partition_module.write_partition = original
