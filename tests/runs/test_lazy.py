@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import xarray as xr
 from random_atlas import RandomAtlas, count_blocks, random_atlas
 
 import stabdask as sd
-from stabdask.errors import InputError, MissingKeyError, UsageError
+from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError
 from stabdask.runs import preflight
 from stabdask.runs.block import compute_block
 from stabdask.runs.options import make_options
@@ -300,8 +301,8 @@ def test_cells_with_nan_neither_hide_nor_are_bad_input() -> None:
     atlas = random_atlas(0, broken=(2,))
     atlas.x[2, 5] = -1.0
     assert sd.stability(atlas.cells(), atlas.field)["status"].values.tolist() == [0, 0, 3, *[0] * 21]
-    atlas.x[3, 1] = -1.0
-    with pytest.raises(InputError, match="expression of gene 'gene1' in cell 'cell3' is -1"):
+    atlas.x[4, 1] = -1.0  # of the same cluster
+    with pytest.raises(InputError, match="expression of gene 'gene1' in cell 'cell4' is -1"):
         sd.stability(atlas.cells(), atlas.field)
 
 
@@ -381,3 +382,32 @@ def test_a_store_of_skipped_clusters(tmp_path: Path) -> None:
     counts = dict(zip(*np.unique(lazy["status"].values, return_counts=True), strict=True))
     assert report.status_counts == counts
     assert report.n_failed == counts[Status.NON_FINITE_INPUT] == 1
+
+
+def test_an_unfinished_store_is_nan_where_it_is_not_computed(tmp_path: Path) -> None:
+    atlas = random_atlas(3, n_cells=24)
+    options: dict[str, Any] = {"partition_cells": 6, "workers": 0, "progress": False}
+    report = sd.run(atlas.cells(), atlas.field, tmp_path / "out.zarr", partitions=[1, 3], **options)
+    assert report.n_partitions_missing == 2
+    with pytest.warns(StabdaskWarning, match="not complete: 2 of 4 partitions are missing") as caught:
+        part = sd.open_results(tmp_path / "out.zarr")
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+    assert part.attrs["complete"] is False
+    there = np.repeat([False, True], 6).tolist() * 2
+    assert (part["status"].values != Status.NOT_COMPUTED).tolist() == there
+    whole = direct(atlas)
+    np.testing.assert_allclose(part["speed"].values[there], whole["speed"][there])
+    assert np.isnan(part["speed"].values).tolist() == np.logical_not(there).tolist()
+    assert np.isnan(sd.complete_spectrum(part).values).all(axis=1).tolist() == np.logical_not(there).tolist()
+    table = sd.summarize(part)
+    assert table["speed"].sel(statistic="count").values.tolist() == [6, 6]
+    assert table["n_failed"].values.tolist() == [6, 6]
+    adata = sd.to_anndata(part, atlas.adata())
+    assert (adata.obs["stability_status"] == 255).tolist() == np.logical_not(there).tolist()
+    # The rest, and then nothing is missing and nothing warned of.
+    sd.run(atlas.cells(), atlas.field, tmp_path / "out.zarr", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        finished = sd.open_results(tmp_path / "out.zarr")
+    assert finished.attrs["complete"] is True
+    assert_same(finished, whole)
