@@ -46,9 +46,10 @@ class Status(IntEnum):
     def failed(self) -> bool:
         """Whether a cell with this status counts as failed in a report and in the exit code.
 
-        A cell without a model was left out because the caller asked for that, so it does not.
+        A cell without a model was left out because the caller asked for that, and one not computed is still to
+        come, so they do not.
         """
-        return self not in (Status.OK, Status.NO_MODEL)
+        return self not in (Status.OK, Status.NO_MODEL, Status.NOT_COMPUTED)
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ _REGISTRY: tuple[Variable, ...] = (
     Variable(
         "spectral_gap", _CELL, "float", _PER_TIME, "spectral gap",
         "Difference in real part between the leading mode and the next distinct one of the complete "
-        "spectrum; a conjugate pair counts as one mode.",
+        "spectrum. A conjugate pair counts as one mode; a repeated eigenvalue is as many, and its gap is 0.",
         "spectrum",
     ),
     Variable(

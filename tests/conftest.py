@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import anndata
 import pytest
 from hypothesis import settings
 
@@ -10,8 +11,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from small_atlas import Small, make_small
 
+import stabdask as sd
+
 settings.register_profile("stabdask", deadline=None, derandomize=True, database=None)
 settings.load_profile("stabdask")
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> Small:
+    """Give the small atlas with labels that AnnData can write as keys, and the fit in an h5ad."""
+    made = make_small(tmp_path, labels=("a", "b c", "<x>"))
+    adata = anndata.read_h5ad(made.atlas)
+    sd.HopfieldField.open(made.field).to_anndata(adata)
+    adata.write_h5ad(tmp_path / "fitted.h5ad")
+    return Small(made.atlas, tmp_path / "fitted.h5ad")
 
 
 @pytest.fixture

@@ -165,3 +165,8 @@ def random_field(
             W, gamma=p.gamma, bias=p.bias, hill=HillParameters(p.k1, p.n1, p.k2, p.n2, p.mix)
         )
     return RandomField(HopfieldField(genes, fitted), dense, rng)
+
+
+def labels_of(array: Any) -> list[Any]:
+    """Return labels as a list with None where a cell has none."""
+    return [None if label != label else label for label in np.asarray(array).tolist()]

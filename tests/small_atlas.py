@@ -17,13 +17,15 @@ class Small(NamedTuple):
     field: Path
 
 
-def make_small(folder: Path, n_cells: int = 230, seed: int = 0) -> Small:
+def make_small(
+    folder: Path, n_cells: int = 230, seed: int = 0, labels: tuple[str, ...] = ("a", "b/c", "../x")
+) -> Small:
     """Write 230 cells x 20 genes with 7 regulators in three clusters, some of them two-component."""
     rng = np.random.default_rng(seed)
     n, r = 20, 7
     genes = [f"g{i:02d}" for i in range(n)]
     weights = {}
-    for label in ("a", "b/c", "../x"):
+    for label in labels:
         W = np.zeros((n, n))
         W[:, rng.permutation(n)[:r]] = rng.normal(size=(n, r))
         weights[label] = W

@@ -53,7 +53,7 @@ def open_cells(
     -------
     xarray.Dataset
         ``expression(cell, gene)`` on Dask, in blocks of whole rows, in the units of the layer; coordinates
-        ``cell``, ``gene`` and ``cluster(cell)`` (None where a cell has no label).
+        ``cell``, ``gene`` and ``cluster(cell)`` (NaN where a cell has no label).
 
     Raises
     ------

@@ -37,7 +37,7 @@ class CellSource:
     cells, genes
         Names, ``(cell,)`` and ``(gene,)``.
     labels
-        ``(cell,)`` cluster labels, None for a cell without one.
+        ``(cell,)`` cluster labels, NaN for a cell without one.
     label_order
         Labels in the order of their categories.
     chunk_rows
@@ -388,7 +388,7 @@ def _column(frame: Any, key: str | None, name: str) -> Any:
 
 
 def _labels(values: Any, n_cells: int) -> tuple[npt.NDArray[np.object_], tuple[str, ...]]:
-    """Return labels as strings with None for missing ones, and their order."""
+    """Return labels as strings with NaN for missing ones, and their order."""
     import pandas as pd
 
     if values is None:
@@ -401,7 +401,7 @@ def _labels(values: Any, n_cells: int) -> tuple[npt.NDArray[np.object_], tuple[s
         known = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else None
         values = pd.Categorical(np.asarray(values), categories=known)
     names = [_label(category) for category in values.categories]
-    lookup = np.asarray([*names, None], dtype=object)
+    lookup = np.asarray([*names, np.nan], dtype=object)
     return lookup[np.asarray(values.codes)], tuple(names)
 
 

@@ -77,7 +77,8 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
-        return {**asdict(self), "options": self.options.to_dict()}
+        lists = {"labels": list(self.labels), "models": list(self.models), "options": self.options.to_dict()}
+        return {**asdict(self), **lists}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunSpec:
@@ -275,6 +276,8 @@ def _models(
     labels: Sequence[str], field: Field, missing_cluster: str
 ) -> tuple[tuple[str | None, ...], list[int]]:
     """Return, per label of the atlas, the field's cluster (None: left out) and its number."""
+    if not isinstance(missing_cluster, str):
+        raise UsageError(f"missing_cluster={missing_cluster!r}; expected 'error', 'skip' or 'W_<cluster>'")
     unknown = [label for label in labels if label not in field.clusters]
     fallback: str | None = None
     if unknown and missing_cluster == "error":

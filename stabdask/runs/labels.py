@@ -15,10 +15,10 @@ __all__ = ["label_results"]
 def label_results(ds: xr.Dataset) -> xr.Dataset:
     """Give a Dataset its coordinates: modes numbered from 0 and the cluster label of every cell.
 
-    ``cell_cluster(cell)`` holds labels, None for a cell without one: it cannot be called ``cluster``, which is
+    ``cell_cluster(cell)`` holds labels, NaN for a cell without one: it cannot be called ``cluster``, which is
     the dimension of the labels.
     """
-    labels = np.asarray([*ds["cluster"].to_numpy().tolist(), None], dtype=object)
+    labels = np.asarray([*ds["cluster"].to_numpy().tolist(), np.nan], dtype=object)
     coords = {"cell_cluster": ("cell", labels[ds["cluster_code"].to_numpy()])}
     for dim in ("mode", "vector_mode"):
         if dim in ds.dims:

@@ -114,7 +114,13 @@ def stability(
         coords["pair"] = np.asarray([f"{i}:{j}" for i, j in pairs], dtype=object)
         coords["effector"] = ("pair", np.asarray([i for i, _ in pairs], dtype=object))
         coords["pair_regulator"] = ("pair", np.asarray([j for _, j in pairs], dtype=object))
-    return label_results(xr.Dataset(data, coords=coords, attrs={"run": spec.to_dict(), "complete": True}))
+    return label_results(
+        xr.Dataset(
+            data,
+            coords=coords,
+            attrs={"fingerprint": spec.fingerprint, "run": spec.to_dict(), "complete": True},
+        )
+    )
 
 
 def _block_task(

@@ -230,7 +230,8 @@ def write_partition(
                 target = group[name]
                 target[start:stop] = values
                 checksums[name] = array_checksum(values)
-                _fsync_chunks(root / name, target.chunks, start, stop)
+                if values.size:  # an array without entries has no chunk files
+                    _fsync_chunks(root / name, target.chunks, start, stop)
     except OSError as error:
         raise OutputError(
             f"cannot write partition {partition} to {path}: {error.strerror or error}; make room or mend the "

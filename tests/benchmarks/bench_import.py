@@ -1,6 +1,6 @@
 """Seconds that ``import stabdask`` takes in a fresh process with a warm file cache, beside NumPy alone.
 
-    python tests/benchmarks/bench_import.py
+python tests/benchmarks/bench_import.py
 """
 
 from __future__ import annotations

@@ -68,14 +68,11 @@ def test_missing_cluster_key(small, capsys, tmp_path) -> None:
     assert "no column 'stat' in obs of cells.h5ad; did you mean 'state'?" in message
 
 
-def test_missing_parameter_column(small, capsys, tmp_path) -> None:
-    fitted = anndata.read_h5ad(small.atlas)
-    sd.HopfieldField.open(small.field).to_anndata(fitted)
-    del fitted.var["sigmoid_exponent"]
-    fitted.write_h5ad(tmp_path / "fitted.h5ad")
-    arguments = run(small)
-    arguments[arguments.index("--field") + 1] = str(tmp_path / "fitted.h5ad")
-    message = refused(capsys, arguments, tmp_path)
+def test_missing_parameter_column(fitted, capsys, tmp_path) -> None:
+    adata = anndata.read_h5ad(fitted.field)
+    del adata.var["sigmoid_exponent"]
+    adata.write_h5ad(fitted.field)
+    message = refused(capsys, run(fitted), tmp_path)
     assert "no column 'sigmoid_exponent' in var of fitted.h5ad" in message
     assert "did you mean 'sigmoid_exponent2'" in message
 
@@ -99,16 +96,13 @@ def test_negative_expression(small, capsys, tmp_path) -> None:
         ("I_a", np.nan, "I of cluster 'a' is missing or not finite"),
     ],
 )
-def test_impossible_parameters(small, capsys, tmp_path, column, value, says) -> None:
-    fitted = anndata.read_h5ad(small.atlas)
-    field = sd.HopfieldField.open(small.field)
-    field.to_anndata(fitted)
-    gene = str(field.genes[field.parameters[0].regulators[0]])
-    fitted.var.loc[gene, column] = value
-    fitted.write_h5ad(tmp_path / "fitted.h5ad")
-    arguments = run(small)
-    arguments[arguments.index("--field") + 1] = str(tmp_path / "fitted.h5ad")
-    message = refused(capsys, arguments, tmp_path)
+def test_impossible_parameters(fitted, capsys, tmp_path, column, value, says) -> None:
+    adata = anndata.read_h5ad(fitted.field)
+    field = sd.read_field(fitted.field)
+    gene = str(field.genes[field.parameters[field.cluster_number("a")].regulators[0]])
+    adata.var.loc[gene, column] = value
+    adata.write_h5ad(fitted.field)
+    message = refused(capsys, run(fitted), tmp_path)
     assert says in message
     assert gene in message
 
@@ -129,14 +123,15 @@ def test_infinite_slope(small, capsys, tmp_path) -> None:
     assert repr(str(field.genes[regulator])) in message
 
 
-def test_nan_weight(small, capsys, tmp_path) -> None:
-    fitted = anndata.read_h5ad(small.atlas)
-    field = sd.HopfieldField.open(small.field)
-    field.to_anndata(fitted)
-    regulator = int(field.parameters[0].regulators[2])
-    fitted.varp["W_a"][3, regulator] = np.nan
-    fitted.write_h5ad(tmp_path / "fitted.h5ad")
-    message = refused(capsys, ["field", "show", str(tmp_path / "fitted.h5ad")], tmp_path)
+def test_nan_weight(fitted, capsys, tmp_path) -> None:
+    adata = anndata.read_h5ad(fitted.field)
+    field = sd.read_field(fitted.field)
+    regulator = int(field.parameters[field.cluster_number("a")].regulators[2])
+    W = np.array(adata.varp["W_a"])
+    W[3, regulator] = np.nan
+    adata.varp["W_a"] = W
+    adata.write_h5ad(fitted.field)
+    message = refused(capsys, ["field", "show", str(fitted.field)], tmp_path)
     assert f"W of cluster 'a' is nan at effector 'g03', regulator {str(field.genes[regulator])!r}" in message
 
 
@@ -260,7 +255,7 @@ def test_failed_cells_are_counted(small, capsys) -> None:
     failed = ds.isel(cell=[3, 5, 7])
     assert failed["status"].values.tolist() == [3, 3, 3]
     assert np.isnan(failed["spectral_abscissa"].values).all()
-    assert ds["cell_cluster"].values[7] is None
+    assert ds["cell_cluster"].isnull().values.nonzero()[0].tolist() == [7]
     assert np.isfinite(np.delete(ds["spectral_abscissa"].values, [3, 5, 7])).all()
 
 
@@ -357,12 +352,9 @@ def test_export(small, finished, capsys, tmp_path) -> None:
     assert "exists; remove it" in capsys.readouterr().err
 
 
-def test_field_show_and_convert(small, capsys, tmp_path) -> None:
-    fitted = anndata.read_h5ad(small.atlas)
-    field = sd.HopfieldField.open(small.field)
-    field.to_anndata(fitted)
-    fitted.write_h5ad(tmp_path / "fitted.h5ad")
-    arguments = ["field", "convert", str(tmp_path / "fitted.h5ad"), str(tmp_path / "model.zarr")]
+def test_field_show_and_convert(fitted, capsys, tmp_path) -> None:
+    field = sd.HopfieldField.open(tmp_path / "field.zarr")
+    arguments = ["field", "convert", str(fitted.field), str(tmp_path / "model.zarr")]
     assert main([*arguments, "--dry-run"]) == 0
     assert not (tmp_path / "model.zarr").exists()
     assert main([*arguments, "--json"]) == 0
@@ -374,8 +366,8 @@ def test_field_show_and_convert(small, capsys, tmp_path) -> None:
     assert main(["field", "show", str(tmp_path / "model.zarr"), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["n_genes"] == 20
-    assert set(facts["clusters"]) == {"a", "b/c", "../x"}
-    assert main(["field", "show", str(small.field)]) == 0
+    assert set(facts["clusters"]) == {"a", "b c", "<x>"}
+    assert main(["field", "show", str(fitted.field)]) == 0
     assert "20 genes" in capsys.readouterr().out
 
 

@@ -481,3 +481,20 @@ def test_failing_partition_is_reported_and_the_rest_is_kept(small, tmp_path: Pat
         report = run_small(small, store, workers=None, client=client)
     assert report.n_partitions_computed == 1
     assert report.complete
+
+
+def test_field_without_regulators(tmp_path: Path) -> None:
+    import anndata
+
+    genes = ["g0", "g1", "g2"]
+    field = sd.HopfieldField.from_arrays(
+        genes, W=np.zeros((3, 3)), gamma=[1.0, 2.0, 3.0], threshold=1, exponent=2
+    )
+    adata = anndata.AnnData(np.ones((5, 3)))
+    adata.var_names = genes
+    report = sd.run(sd.open_cells(adata), field, tmp_path / "o.zarr", workers=0, progress=False)
+    assert report.n_failed == 0
+    ds = sd.open_results(tmp_path / "o.zarr")
+    np.testing.assert_array_equal(ds["spectral_abscissa"], np.full(5, -1.0))
+    np.testing.assert_array_equal(sd.complete_spectrum(ds), np.tile([-1.0, -2.0, -3.0], (5, 1)))
+    assert sd.verify(tmp_path / "o.zarr", cells=sd.open_cells(adata)).ok

@@ -11,6 +11,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import labels_of
 from random_atlas import RandomAtlas, count_blocks, random_atlas
 
 import stabdask as sd
@@ -67,7 +68,7 @@ def test_the_dataset_is_labelled() -> None:
     assert ds["gene"].values.tolist() == atlas.field.genes.tolist()
     assert ds["regulator"].values.tolist() == atlas.field.regulators.tolist()
     assert ds["cluster"].values.tolist() == ["A/é", "B", "C"]
-    assert ds["cell_cluster"].values.tolist() == atlas.labels
+    assert labels_of(ds["cell_cluster"]) == atlas.labels
     assert ds["pair"].values.tolist() == ["gene1:gene0", "gene2:gene2"]
     assert ds["effector"].values.tolist() == ["gene1", "gene2"]
     assert ds["pair_regulator"].values.tolist() == ["gene0", "gene2"]
@@ -88,7 +89,7 @@ def test_the_order_of_categories_is_that_of_the_clusters() -> None:
     adata.obs["kind"] = adata.obs["kind"].astype("category").cat.set_categories(["C", "unused", "A", "B"])
     ds = sd.stability(sd.open_cells(adata, cluster_key="kind"), atlas.field)
     assert ds["cluster"].values.tolist() == ["C", "A", "B"]
-    assert ds["cell_cluster"].values.tolist() == atlas.labels
+    assert labels_of(ds["cell_cluster"]) == atlas.labels
     assert_same(ds, direct(atlas))
 
 
@@ -144,7 +145,7 @@ def test_selected_reordered_and_unlabelled_cells() -> None:
     rows = np.array([22, 3, 4, 17, 9, 0])
     ds = sd.stability(cells.isel(cell=rows), atlas.field, **ASKED)
     assert ds["cell"].values.tolist() == [f"cell{i}" for i in rows]
-    assert ds["cell_cluster"].values.tolist() == [atlas.labels[i] for i in rows]
+    assert labels_of(ds["cell_cluster"]) == [atlas.labels[i] for i in rows]
     assert_same(ds, {name: values[rows] for name, values in expected.items()})
     only = cells.isel(cell=[i for i, label in enumerate(atlas.labels) if label == "B"])
     assert sd.stability(only, atlas.field)["cluster"].values.tolist() == ["B"]
@@ -228,7 +229,7 @@ def test_unknown_clusters_may_be_skipped() -> None:
         np.testing.assert_allclose(ds[name].values[~left_out], expected[name][~left_out])
     assert ds["cluster"].values.tolist() == ["A", "B", "C"]
     assert np.isnan(ds["degradation"].sel(cluster="B").values).all()
-    assert ds["cell_cluster"].values.tolist() == atlas.labels
+    assert labels_of(ds["cell_cluster"]) == atlas.labels
 
 
 def test_cells_left_out_are_not_looked_at() -> None:
@@ -249,7 +250,7 @@ def test_unknown_clusters_may_use_the_parameters_of_another() -> None:
     codes = np.array([-1 if label is None else field.clusters.index(label) for label in relabelled.labels])
     assert_same(ds, compute_block(atlas.x, codes, field, make_options(field)))
     # The label of a cell stays its own, and so do the cells without one.
-    assert ds["cell_cluster"].values.tolist() == atlas.labels
+    assert labels_of(ds["cell_cluster"]) == atlas.labels
     assert ds["status"].values[[0, 4]].tolist() == [3, 3]
     np.testing.assert_array_equal(
         ds["degradation"].sel(cluster="B").values, ds["degradation"].sel(cluster="C").values
@@ -401,7 +402,7 @@ def test_an_unfinished_store_is_nan_where_it_is_not_computed(tmp_path: Path) -> 
     assert np.isnan(sd.complete_spectrum(part).values).all(axis=1).tolist() == np.logical_not(there).tolist()
     table = sd.summarize(part)
     assert table["speed"].sel(statistic="count").values.tolist() == [6, 6]
-    assert table["n_failed"].values.tolist() == [6, 6]
+    assert table["n_failed"].values.tolist() == [0, 0]
     adata = sd.to_anndata(part, atlas.adata())
     assert (adata.obs["stability_status"] == 255).tolist() == np.logical_not(there).tolist()
     # The rest, and then nothing is missing and nothing warned of.
