@@ -146,12 +146,15 @@ class Field(ABC):
         """Return dense Jacobians ``(cell, gene, gene)``, row effector, column regulator: the oracle."""
 
     @abstractmethod
-    def check_expression(self, x: Array, cluster: int, cells: npt.NDArray[Any]) -> None:
+    def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:
         """Raise `InputError` if finite expression `x` of `cells` (names or numbers) is out of the domain."""
 
     @abstractmethod
-    def linearize(self, x: Array, cluster: int) -> Linearization:
-        """Return the linearization at finite expression `x` ``(cell, gene)`` for cluster number `cluster`."""
+    def linearize(self, x: npt.NDArray[Any], cluster: int) -> Linearization:
+        """Return the linearization at finite expression `x` ``(cell, gene)`` for cluster number `cluster`.
+
+        `x` comes in the precision of the input; what is computed from it is float64.
+        """
 
     @abstractmethod
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:

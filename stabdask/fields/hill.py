@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 __all__ = ["HillParameters"]
 
@@ -65,8 +64,8 @@ class HillParameters:
     def evaluate(self, x: Array) -> tuple[Array, Array]:
         """Return the activation and its derivative at non-negative expression `x`.
 
-        H(x; k, n) = x^n / (x^n + k^n) is computed as ``s = expit(n (log x - log k))`` and H' as
-        ``n s (1 - s) / x``: no overflow, no 0/0. At x = 0, H' is 0 for n > 1, 1/k for n = 1 and infinite for
+        H(x; k, n) = x^n / (x^n + k^n) is computed as ``s = 1 / (1 + exp(-z))`` with ``z = n (log x - log k)``, and
+        H' as ``n s (1 - s) / x``: no overflow, no 0/0. At x = 0, H' is 0 for n > 1, 1/k for n = 1 and infinite for
         n < 1.
 
         Parameters
@@ -82,9 +81,12 @@ class HillParameters:
         k, n = self.branch(x)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             z = n * (np.log(x) - np.log(k))
-            activation = expit(z)
-            # expit(-z) is 1 - s without the cancellation near saturation.
-            slope = n * activation * expit(-z) / x
+            # s and 1 - s are the larger and the smaller of these two, without cancellation near saturation.
+            decay = np.exp(-np.abs(z))
+            larger = 1.0 / (1.0 + decay)
+            smaller = decay * larger
+            activation = np.where(z > 0, larger, smaller)
+            slope = n * larger * smaller / x
             at_zero = np.where(n > 1, 0.0, np.where(n == 1, 1.0 / k, np.inf))
         return activation, np.where(x == 0, at_zero, slope)
 

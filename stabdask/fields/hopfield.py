@@ -283,13 +283,13 @@ class HopfieldField(Field):
         """Return -gamma, ``(gene,)``: a gene outside the core only decays."""
         return -self.parameters[cluster].gamma
 
-    def linearize(self, x: Array, cluster: int) -> HopfieldLinearization:
+    def linearize(self, x: npt.NDArray[Any], cluster: int) -> HopfieldLinearization:
         """Return the linearization at `x`; see `Field.linearize`."""
         from stabdask.fields.hopfield_linear import HopfieldLinearization
 
         return HopfieldLinearization(self.model(cluster), x)
 
-    def check_expression(self, x: Array, cluster: int, cells: npt.NDArray[Any]) -> None:
+    def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:
         """Refuse negative expression, and no expression of a regulator with n < 1 (infinite slope)."""
         if x.min(initial=0.0) < 0:
             cell, gene = (int(i) for i in np.argwhere(x < 0)[0])

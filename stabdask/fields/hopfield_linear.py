@@ -86,10 +86,10 @@ class HopfieldLinearization(Linearization):
     other gene i contributes the eigenvalue -gamma_i.
     """
 
-    def __init__(self, model: ClusterModel, x: Array) -> None:
+    def __init__(self, model: ClusterModel, x: npt.NDArray[Any]) -> None:
         self._model = model
         self._x = x
-        expression = x[:, model.regulators]
+        expression = x[:, model.regulators].astype(np.float64)
         self._activation, self._slope = model.hill.evaluate(expression)
         self._near = model.hill.near_switch(expression)
         self._own = self._slope != 0

@@ -124,7 +124,6 @@ def compute_block(
             rows = np.flatnonzero(codes == cluster)
             x = expression.take(rows, axis=0) if columns is None else expression[rows][:, columns]
             finite = finite_rows(x)
-            x = x.astype(np.float64)
             out["status"][rows[~finite]] = Status.NON_FINITE_INPUT
             if not finite.all():
                 rows, x = rows[finite], x[finite]

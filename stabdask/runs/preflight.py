@@ -98,7 +98,7 @@ def _check_block(
         rows = np.flatnonzero(codes == cluster)
         x = block[rows] if columns is None else block[rows][:, columns]
         finite = finite_rows(x)
-        rows, x = rows[finite], x[finite].astype(np.float64)
+        rows, x = rows[finite], x[finite]
         if len(rows):
             field.check_expression(x, int(cluster), names[start + rows])
 
