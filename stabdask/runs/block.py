@@ -31,7 +31,7 @@ __all__ = [
 NO_LABEL, SKIPPED = -1, -2
 """Cluster codes of cells without a label, and of cells whose cluster has no model and is left out."""
 
-_BATCH_BYTES = 16 * 2**20
+_BATCH_BYTES = 8 * 2**20
 _TOP = 3  # a conjugate pair and what follows it: enough for the abscissa, its frequency and the gap
 
 
@@ -59,7 +59,7 @@ def output_shapes(options: Options, field: Field, n_cells: int) -> dict[str, tup
 
 
 def batch_cells(options: Options, field: Field) -> int:
-    """Return how many cores are solved in one call: about 16 MB of them and of their vectors.
+    """Return how many cores are solved in one call: about 8 MB of them and of their vectors.
 
     It depends on the field and the options alone, never on memory or workers, so that results do not.
     """

@@ -312,10 +312,8 @@ def cells_identity(cells: xr.Dataset) -> dict[str, str]:
 
 
 def _hash_names(names: npt.NDArray[Any]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in names.tolist():
-        digest.update(str(name).encode() + b"\x00")
-    return digest.hexdigest()
+    text = "\x00".join(str(name) for name in names.tolist())
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _placeless(source: dict[str, Any]) -> dict[str, Any]:
