@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -183,9 +184,9 @@ def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
         rows = chunk_cells(spec.partition_cells, row_bytes)
         # Byte shuffling is what makes float64 compressible at all; the size of one float is right for both
-        # parts of a complex number.
+        # parts of a complex number. LZ4 takes a third of the time of Zstandard for a store a third larger.
         size = dtype.itemsize // 2 if dtype.kind == "c" else dtype.itemsize
-        codec = BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.shuffle, typesize=size)
+        codec = BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle, typesize=size)
         group.create_array(
             name,
             shape=shape,
@@ -225,9 +226,9 @@ def write_partition(
     checksums = {}
     try:
         with zarr.config.set({"array.write_empty_chunks": True}):
-            group = open_group(root, mode="r+")
+            targets = _open_arrays(str(root), spec.fingerprint)
             for name, values in arrays.items():
-                target = group[name]
+                target = targets[name]
                 target[start:stop] = values
                 checksums[name] = array_checksum(values)
                 if values.size:  # an array without entries has no chunk files
@@ -238,6 +239,13 @@ def write_partition(
             "permissions and run the same command again: what is finished is kept"
         ) from error
     return checksums
+
+
+@lru_cache(maxsize=2)
+def _open_arrays(path: str, fingerprint: str) -> dict[str, Any]:
+    """Open the arrays of a store once per process; `fingerprint` tells apart stores made at one path in turn."""
+    group = open_group(path, mode="r+")
+    return {name: group[name] for name in VARIABLES if name in group}
 
 
 def _fsync_chunks(folder: Path, chunks: tuple[int, ...], start: int, stop: int) -> None:
