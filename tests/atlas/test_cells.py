@@ -382,7 +382,7 @@ def test_opening_reads_no_expression(folder: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_blocks_are_whole_chunks_of_about_8_mb(n_genes: int, chunk: int | None, expected: int) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", StabdaskWarning)
         assert block_rows(n_genes, chunk, "an atlas") == expected
 
 
@@ -405,7 +405,7 @@ def test_scattered_rows_are_warned_of(folder: Path) -> None:
         open_cells(folder / "atlas.h5ad", layer="csc", block_cells=8)
     assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", StabdaskWarning)
         for layer in (None, "dense", "chunked", "csr"):
             open_cells(folder / "atlas.h5ad", layer=layer)
         # In memory, columns become rows once.

@@ -132,12 +132,16 @@ def test_what_was_written_reads_back(ds: xr.Dataset, tmp_path: Path, form: str) 
 def test_what_made_them_is_noted(atlas: RandomAtlas, tmp_path: Path) -> None:
     made = {"field": atlas.field.fingerprint, "dtype": "float32", "backend": "lapack"}
     ds = sd.stability(atlas.cells(), atlas.field, dtype="float32")
-    assert sd.to_anndata(ds, atlas.adata()).uns["stability_run"] == {**made, "fingerprint": ""}
+    assert sd.to_anndata(ds, atlas.adata()).uns["stability_run"] == {
+        **made,
+        "fingerprint": ds.attrs["fingerprint"],
+    }
     report = sd.run(
         atlas.cells(), atlas.field, tmp_path / "out.zarr", dtype="float32", workers=0, progress=False
     )
     adata = sd.to_anndata(sd.open_results(tmp_path / "out.zarr"), atlas.adata())
     assert adata.uns["stability_run"] == {**made, "fingerprint": report.fingerprint}
+    assert ds.attrs["fingerprint"] == report.fingerprint
 
 
 def test_a_lazy_dataset_is_computed_once(atlas: RandomAtlas, monkeypatch: pytest.MonkeyPatch) -> None:

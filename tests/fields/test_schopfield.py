@@ -251,8 +251,9 @@ def test_a_field_does_not_change_with_the_anndata_it_was_read_from() -> None:
     before = pickle.dumps(field)
     adata.varp["W_Ery"][...] = 7.0
     for key in ("gamma_Ery", "I_Ery"):
-        adata.var[key].to_numpy().flags.writeable = True
-        adata.var[key].to_numpy()[...] = 7.0
+        values = adata.var[key].to_numpy()
+        values.flags.writeable = True
+        values[...] = 7.0
     for values in adata.uns["scHopfield"]["hill_params"]["Ery"].values():
         values[...] = 7.0
     assert pickle.dumps(field) == before
@@ -537,9 +538,10 @@ STRANGE = ("T cell", "../x", "<script>", "Ery/Mega", "Ery/Meg/late", "été π",
 
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_strange_cluster_names(contain: Any, container: str) -> None:
-    """AnnData writes slashes to h5ad alone, and cannot open such a file; it can still be read from here."""
+    """AnnData before 0.13 writes slashes to h5ad, and cannot open such a file; it can still be read from here."""
     labels = STRANGE
-    if "zarr" in container or container in ("backed", "lazy h5ad"):
+    refuses = tuple(int(part) for part in anndata.__version__.split(".")[:2]) >= (0, 13)
+    if "zarr" in container or container in ("backed", "lazy h5ad") or (refuses and "h5ad" in container):
         labels = tuple(label for label in STRANGE if "/" not in label)
     adata = with_hill_params(labels)
     field = read_schopfield(contain(adata, container))

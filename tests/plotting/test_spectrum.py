@@ -181,7 +181,7 @@ def test_refusals() -> None:
     assert plt.get_fignums() == []
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("labels", [("_hidden", "B"), ("<b>", "$x"), ("été → π", "../x"), ("a\nb", "")])
 def test_any_label_is_in_the_legend(labels: tuple[str, str]) -> None:
     atlas = random_atlas(2, clusters=labels)
