@@ -612,11 +612,10 @@ def test_objects_that_are_no_atlas(given: Any) -> None:
 def test_matrices_that_are_neither_dense_nor_sparse(folder: Path, tmp_path: Path) -> None:
     anndata.read_h5ad(folder / "atlas.h5ad").write_h5ad(tmp_path / "odd.h5ad")
     with h5py.File(tmp_path / "odd.h5ad", "a") as root:
-        for key, value in (("layers/dense", pd.DataFrame(values(), columns=GENES)), ("X", None)):
-            del root[key]
-            anndata.io.write_elem(root, key, value)
-        del root["layers/csr"]
-        anndata.io.write_elem(root, "layers/csr", sparse.csr_matrix(values()[:, 1:]))
+        del root["X"], root["layers/dense"], root["layers/csr"]
+        anndata.io.write_elem(root, "X", None)
+        anndata.io.write_elem(root["layers"], "dense", pd.DataFrame(values(), columns=GENES))
+        anndata.io.write_elem(root["layers"], "csr", sparse.csr_matrix(values()[:, 1:]))
     with pytest.raises(
         InputError, match=r"layers/dense of odd\.h5ad is stored as 'dataframe'; expected a dense"
     ):
