@@ -6,6 +6,7 @@ documentation prints it as a table.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
@@ -22,6 +23,9 @@ __all__ = [
     "VARIABLES",
     "Status",
     "Variable",
+    "count_failed",
+    "counts_text",
+    "named_counts",
     "variable_table",
 ]
 
@@ -106,6 +110,27 @@ class Variable:
     def attrs(self) -> dict[str, str]:
         """Return the xarray attributes."""
         return {"long_name": self.long_name, "units": self.units, "description": self.description}
+
+
+def count_failed(counts: Mapping[int, int]) -> int:
+    """Return how many cells of ``{status code: cells}`` count as failed."""
+    return sum(n for code, n in counts.items() if Status(code).failed)
+
+
+def named_counts(counts: Mapping[int, int]) -> dict[str, int]:
+    """Return ``{status code: cells}`` by the names of the codes, for JSON."""
+    return {Status(code).name.lower(): n for code, n in counts.items()}
+
+
+def counts_text(counts: Mapping[int, int]) -> str:
+    """Return ``{status code: cells}`` as people read it.
+
+    Examples
+    --------
+    >>> counts_text({0: 1200, 3: 2})
+    '1,200 ok, 2 non finite input'
+    """
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in named_counts(counts).items())
 
 
 _PER_TIME = "1/time"

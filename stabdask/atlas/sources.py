@@ -140,13 +140,10 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
     status = path.stat()
 
     def blocks(rows: int, columns: Columns) -> da.Array:
-        if scattered:
-            return _csc_blocks(path, key, shape, stored_dtype, rows, columns)
-        return (
-            _csr_blocks(path, key, rows, columns)
-            if sparse
-            else _dense_blocks(path, key, shape, stored_dtype, rows, columns)
-        )
+        if sparse and not scattered:
+            return _csr_blocks(path, key, rows, columns)
+        read = _scan_csc if scattered else _read_dense
+        return _read_blocks(read, path, key, shape, stored_dtype, rows, columns)
 
     stored_dtype = stored.dtype
     return CellSource(
@@ -233,29 +230,18 @@ def _memory_blocks(matrix: Any, rows: int, columns: Columns) -> da.Array:
     )
 
 
-def _dense_blocks(
-    path: Path, key: str, shape: tuple[int, int], dtype: np.dtype[Any], rows: int, columns: Columns
+def _read_blocks(
+    read: Callable[..., npt.NDArray[Any]],
+    path: Path,
+    key: str,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    rows: int,
+    columns: Columns,
 ) -> da.Array:
     out = _float_dtype(dtype)
     return _row_tasks(
-        shape,
-        rows,
-        columns,
-        out,
-        lambda start, stop: (_read_dense, str(path), key, start, stop, columns, out),
-    )
-
-
-def _csc_blocks(
-    path: Path, key: str, shape: tuple[int, int], dtype: np.dtype[Any], rows: int, columns: Columns
-) -> da.Array:
-    out = _float_dtype(dtype)
-    return _row_tasks(
-        shape,
-        rows,
-        columns,
-        out,
-        lambda start, stop: (_scan_csc, str(path), key, start, stop, shape[1], columns, out),
+        shape, rows, columns, out, lambda start, stop: (read, str(path), key, start, stop, columns, out)
     )
 
 
@@ -304,16 +290,17 @@ def _opened(path: str) -> Iterator[Any]:
 
 
 def _scan_csc(
-    path: str, key: str, start: int, stop: int, n_genes: int, columns: Columns, dtype: np.dtype[Any]
+    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
     """Collect rows of a CSC matrix on disk in one pass over it, in bounded memory."""
-    wanted = np.arange(n_genes) if columns is None else columns
-    position = np.full(n_genes, -1)
-    position[wanted] = np.arange(len(wanted))
-    out = np.zeros((stop - start, len(wanted)), dtype=dtype)
     with _opened(path) as root:
         element = root[key]
         pointers = element["indptr"][...]
+        n_genes = len(pointers) - 1
+        wanted = np.arange(n_genes) if columns is None else columns
+        position = np.full(n_genes, -1)
+        position[wanted] = np.arange(len(wanted))
+        out = np.zeros((stop - start, len(wanted)), dtype=dtype)
         first = 0
         while first < n_genes:
             last = int(np.searchsorted(pointers, pointers[first] + _SCAN_ENTRIES, side="right")) - 1

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.fields.base import Array, Field, Linearization
+from stabdask.fields.base import Array, Field, Index, Linearization
 from stabdask.kernels.eig import canonical_phase, eig
 from stabdask.kernels.threads import single_threaded_blas
 from stabdask.runs.options import Options
@@ -119,6 +119,7 @@ def compute_block(
     out["status"][codes == SKIPPED] = Status.NO_MODEL
     names = np.arange(n_cells) if cells is None else cells
     times = BlockTimes() if times is None else times
+    pairs = options.element_index(field)
     with single_threaded_blas():
         for cluster in np.unique(codes[codes >= 0]):
             rows = np.flatnonzero(codes == cluster)
@@ -129,7 +130,7 @@ def compute_block(
                 rows, x = rows[finite], x[finite]
             if len(rows):
                 field.check_expression(x, int(cluster), names[rows])
-                _compute_cluster(field.linearize(x, int(cluster)), rows, field, options, out, times)
+                _compute_cluster(field.linearize(x, int(cluster)), rows, field, options, pairs, out, times)
     return out
 
 
@@ -147,6 +148,7 @@ def _compute_cluster(
     rows: npt.NDArray[np.intp],
     field: Field,
     options: Options,
+    pairs: tuple[Index, Index],
     out: dict[str, npt.NDArray[Any]],
     times: BlockTimes,
 ) -> None:
@@ -164,7 +166,7 @@ def _compute_cluster(
         if name in out:
             out[name][rows] = compute()
     if "element" in out:
-        out["element"][rows] = linear.elements(*options.element_index(field))
+        out["element"][rows] = linear.elements(*pairs)
     times.closed_form_s += time.perf_counter() - start
     if options.spectrum == "none":
         return

@@ -88,6 +88,8 @@ class Options:
 
     def element_index(self, field: Field) -> tuple[Index, Index]:
         """Return the positions of the effectors and of the regulators of the pairs."""
+        if not self.elements:
+            return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
         where = {str(gene): position for position, gene in enumerate(field.genes)}
         return (
             np.asarray([where[i] for i, _ in self.elements], dtype=np.intp),

@@ -19,7 +19,7 @@ from typing import Any
 
 from stabdask.errors import DamagedStoreError, StoreLockedError
 from stabdask.files import write_atomically
-from stabdask.schema import Status
+from stabdask.schema import count_failed
 
 __all__ = [
     "Receipt",
@@ -84,7 +84,7 @@ class Receipt:
     @property
     def n_failed(self) -> int:
         """Number of cells with a status that counts as failed."""
-        return sum(n for code, n in self.status_counts.items() if Status(code).failed)
+        return count_failed(self.status_counts)
 
     def to_json(self) -> bytes:
         """Return the receipt as the bytes of its file."""

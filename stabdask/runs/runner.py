@@ -17,7 +17,7 @@ from stabdask.runs.plan import Plan, format_bytes, format_seconds, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
 from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers, total_status
 from stabdask.runs.store import create_store, read_spec, writable
-from stabdask.schema import Status
+from stabdask.schema import count_failed, counts_text, named_counts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -82,7 +82,7 @@ class RunReport:
     @property
     def n_failed(self) -> int:
         """Cells with a status that counts as failed."""
-        return sum(n for code, n in self.status_counts.items() if Status(code).failed)
+        return count_failed(self.status_counts)
 
     @property
     def complete(self) -> bool:
@@ -92,13 +92,11 @@ class RunReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON-ready values."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        named = {Status(code).name.lower(): n for code, n in self.status_counts.items()}
+        named = named_counts(self.status_counts)
         return {**values, "status_counts": named, "n_failed": self.n_failed, "complete": self.complete}
 
     def __str__(self) -> str:
-        counts = ", ".join(
-            f"{n:,} {Status(code).name.lower().replace('_', ' ')}" for code, n in self.status_counts.items()
-        )
+        counts = counts_text(self.status_counts)
         state = "complete" if self.complete else f"{self.n_partitions_missing:,} partitions missing"
         done = self.n_partitions_computed
         lines = [

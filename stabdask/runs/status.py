@@ -9,7 +9,7 @@ from typing import Any
 from stabdask.runs.plan import format_seconds
 from stabdask.runs.receipts import is_locked, read_receipts, total_status
 from stabdask.runs.store import read_spec
-from stabdask.schema import Status
+from stabdask.schema import counts_text, named_counts
 
 __all__ = ["StoreStatus", "status"]
 
@@ -57,14 +57,11 @@ class StoreStatus:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        named = {Status(code).name.lower(): n for code, n in self.status_counts.items()}
-        return {**values, "status_counts": named, "complete": self.complete}
+        return {**values, "status_counts": named_counts(self.status_counts), "complete": self.complete}
 
     def __str__(self) -> str:
         state = "complete" if self.complete else ("running" if self.running else "not complete, not running")
-        counts = ", ".join(
-            f"{n:,} {Status(code).name.lower().replace('_', ' ')}" for code, n in self.status_counts.items()
-        )
+        counts = counts_text(self.status_counts)
         return "\n".join(
             (
                 f"store        {self.store}: {state}",
