@@ -1,19 +1,48 @@
-"""Dask clusters for a run: on this host, on loopback."""
+"""Dask clusters for a run: on this host, on loopback; workers on its cores or one on each of its GPUs."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from stabdask.errors import BackendUnavailableError
+from stabdask.kernels.device import GPU_INSTALL_HINT, Gpu, import_problem, require_gpus
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["cpu_count", "dashboard_url", "local_client"]
+__all__ = ["cpu_count", "dashboard_url", "gpu_client", "gpu_cluster_problem", "local_client", "worker_gpus"]
 
 _DASHBOARD_PORT = 8787
+_POOL_BYTES = 2**30
+"""First size of a worker's RMM pool, which grows when more is needed: a GPU may be shared."""
+
+_START_S = 10.0
+"""How long workers on GPUs may still take to report once the cluster says that it has started."""
+
+_SETTINGS = {
+    # A partition is computed where it is and writes its own results: nothing to steal or to spill.
+    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.allowed-failures": 3,
+    "distributed.comm.retry.count": 3,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.nanny.pre-spawn-environ": {
+        "OMP_NUM_THREADS": 1,
+        "OPENBLAS_NUM_THREADS": 1,
+        "MKL_NUM_THREADS": 1,
+        # Keep freed memory for the next batch. Dask's default gives it back at once, and mapping it anew
+        # each time takes as long as the work itself (tests/benchmarks/bench_malloc.py).
+        "MALLOC_TRIM_THRESHOLD_": 512 * 2**20,
+        "MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
+        "MALLOC_ARENA_MAX": 1,
+    },
+}
 
 
 def cpu_count() -> int:
@@ -41,43 +70,138 @@ def local_client(*, n_workers: int, memory_limit: int | None, dashboard: bool = 
     import dask
     from distributed import Client, LocalCluster
 
-    settings = {
-        # A partition is computed where it is and writes its own results: nothing to steal or to spill.
-        "distributed.scheduler.work-stealing": False,
-        "distributed.scheduler.allowed-failures": 3,
-        "distributed.comm.retry.count": 3,
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.nanny.pre-spawn-environ": {
-            "OMP_NUM_THREADS": 1,
-            "OPENBLAS_NUM_THREADS": 1,
-            "MKL_NUM_THREADS": 1,
-            # Keep freed memory for the next batch. Dask's default gives it back at once, and mapping it anew
-            # each time takes as long as the work itself (tests/benchmarks/bench_malloc.py).
-            "MALLOC_TRIM_THRESHOLD_": 512 * 2**20,
-            "MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
-            "MALLOC_ARENA_MAX": 1,
-        },
-    }
-    with dask.config.set(settings):
-        cluster = LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=f"127.0.0.1:{_free_port(_DASHBOARD_PORT)}" if dashboard else None,
-            memory_limit=memory_limit if memory_limit is not None else "auto",
-            silence_logs="ERROR",
-        )
+    with dask.config.set(_SETTINGS):
+        cluster = LocalCluster(n_workers=n_workers, processes=True, **_on_loopback(memory_limit, dashboard))
         with cluster, Client(cluster) as client:
             yield client
+
+
+@contextmanager
+def gpu_client(
+    *,
+    n_workers: int,
+    memory_limit: int | None,
+    dashboard: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Client]:
+    """Start one worker process on each GPU of this host and give a client of them; all end with the block.
+
+    As `local_client`, with dask-cuda, which gives each worker its own GPU and the cores nearest to it. Workers
+    take GPU memory from an RMM pool where RMM is installed, else from CuPy's own pool.
+
+    Parameters
+    ----------
+    n_workers
+        Number of worker processes, at most one per GPU; the first GPUs are used.
+    memory_limit
+        Bytes of host memory per worker at which Dask restarts it; Dask's default if None.
+    dashboard
+        Whether to serve Dask's dashboard, at port 8787 if that is free.
+    say
+        Called with a line about the GPUs and the pool chosen.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If GPU, CuPy or dask-cuda are missing, or the workers do not start.
+    """
+    gpus = worker_gpus()[:n_workers]
+    import dask
+    from distributed import Client
+
+    pool, said = _memory_pool(gpus)
+    with dask.config.set(_SETTINGS):
+        cluster = _cuda_cluster(n_workers, {**pool, **_on_loopback(memory_limit, dashboard)})
+        with cluster, Client(cluster) as client:
+            _wait_for_workers(client, n_workers)
+            if say is not None:
+                say(f"GPUs         {_names(gpus)}; one worker each; memory from {said}")
+            yield client
+
+
+def worker_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that workers can be started on.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If GPU, CuPy or dask-cuda are missing; the message says what was found and what to install.
+    """
+    gpus = require_gpus()
+    problem = gpu_cluster_problem()
+    if problem is not None:
+        raise BackendUnavailableError(
+            f"{len(gpus)} GPU(s) are here, but workers cannot be started on them: {problem}; expected dask-cuda with "
+            f"the extra for your CUDA: {GPU_INSTALL_HINT}. Without dask-cuda, 0 workers use one GPU in this process"
+        )
+    return gpus
+
+
+def gpu_cluster_problem() -> str | None:
+    """Return why dask-cuda cannot start workers here, or None if it can."""
+    problem = import_problem("dask_cuda")
+    if problem is not None:
+        return f"dask-cuda {problem}"
+    try:
+        importlib.import_module("pynvml").nvmlInit()
+    except Exception as error:  # NVML has a class for each of its errors, and none in common with ImportError
+        return f"dask-cuda asks NVML about GPUs, which fails with {type(error).__name__}: {error}"
+    return None
 
 
 def dashboard_url(client: Client) -> str | None:
     """Return the address of the dashboard of a client's cluster, or None if it has none."""
     link = getattr(client, "dashboard_link", None)
     return str(link) if link and ":0/" not in str(link) else None
+
+
+def _on_loopback(memory_limit: int | None, dashboard: bool) -> dict[str, Any]:
+    """Return what every cluster on this host is started with."""
+    return {
+        "threads_per_worker": 1,
+        "host": "127.0.0.1",
+        "protocol": "tcp",
+        "dashboard_address": f"127.0.0.1:{_free_port(_DASHBOARD_PORT)}" if dashboard else None,
+        "memory_limit": memory_limit if memory_limit is not None else "auto",
+        "silence_logs": "ERROR",
+    }
+
+
+def _cuda_cluster(n_workers: int, options: dict[str, Any]) -> Any:
+    try:
+        return importlib.import_module("dask_cuda").LocalCUDACluster(n_workers=n_workers, **options)
+    except Exception as error:  # of CUDA, NVML, RMM or Dask
+        raise BackendUnavailableError(
+            f"dask-cuda could not start {n_workers} GPU worker(s): {type(error).__name__}: {error}; 'stabdask doctor' "
+            "shows what is here"
+        ) from error
+
+
+def _wait_for_workers(client: Client, n_workers: int) -> None:
+    """Make sure that all workers are there: a cluster whose workers fail to start is otherwise waited for forever."""
+    try:
+        client.wait_for_workers(n_workers, timeout=_START_S)
+    except TimeoutError as error:
+        raise BackendUnavailableError(
+            f"{len(client.nthreads())} of {n_workers} GPU worker(s) started; expected all of them. Their own errors "
+            "are above; a GPU that is full or in exclusive use by another process is a common reason"
+        ) from error
+
+
+def _memory_pool(gpus: Sequence[Gpu]) -> tuple[dict[str, Any], str]:
+    """Return dask-cuda's options for an RMM pool where RMM is installed, and the choice in words."""
+    problem = import_problem("rmm")
+    if problem is not None:
+        return {}, f"CuPy's own pool (rmm {problem})"
+    size = min(_POOL_BYTES, *(gpu.memory_bytes // 4 for gpu in gpus)) // 256 * 256
+    options = {"rmm_pool_size": size, "rmm_allocator_external_lib_list": ["cupy"]}
+    return options, f"an RMM pool of {size / 1e9:.3g} GB at first"
+
+
+def _names(gpus: Sequence[Gpu]) -> str:
+    """Return the names of GPUs with their numbers, e.g. ``2 x NVIDIA A100, 1 x NVIDIA T4``."""
+    names = [gpu.name for gpu in gpus]
+    return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
 def _free_port(wanted: int) -> int:

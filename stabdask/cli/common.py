@@ -85,6 +85,11 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--workers", type=int, help="worker processes; 0 computes in this process (as many as cores)"
     )
+    how.add_argument(
+        "--gpu",
+        action="store_true",
+        help="one worker per GPU of this host, backend cuda unless one is named (needs the cuda12 or cuda13 extra)",
+    )
     how.add_argument("--memory", help="budget for all processes together, e.g. 4GB")
     how.add_argument("--partition-cells", type=int, help="cells in a partition (chosen by size)")
 

@@ -48,7 +48,14 @@ def _plan(options: argparse.Namespace) -> int:
     from stabdask.runs.plan import plan
 
     cells, field = job_inputs(options)
-    result = plan(cells, field, memory=options.memory, workers=options.workers, **job_options(options, field))
+    result = plan(
+        cells,
+        field,
+        memory=options.memory,
+        workers=options.workers,
+        gpu=options.gpu,
+        **job_options(options, field),
+    )
     print_json(result.to_dict()) if options.json else print(result)
     return 0
 
@@ -67,6 +74,7 @@ def _run(options: argparse.Namespace) -> int:
         options.store,
         memory=options.memory,
         workers=options.workers,
+        gpu=options.gpu,
         progress=not options.quiet,
         dashboard=not options.no_dashboard,
         **job_options(options, field),

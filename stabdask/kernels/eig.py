@@ -1,22 +1,31 @@
-"""One function over all eigensolver backends, with one contract for order, phase, status and dtype."""
+"""One function over all eigensolver backends."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import re
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import BackendUnavailableError, UsageError
-from stabdask.kernels import lapack
+from stabdask.kernels import lanes, lapack
+from stabdask.kernels.calibration import crossover
+from stabdask.kernels.results import (
+    EigResult,
+    Results,
+    Vectors,
+    canonical_order,
+    canonical_phase,
+    inaccuracy_limit,
+)
 from stabdask.kernels.threads import single_threaded_blas
-from stabdask.schema import Status
 
 __all__ = [
     "BACKENDS",
     "EigResult",
     "Vectors",
+    "backend_parts",
     "canonical_order",
     "canonical_phase",
     "eig",
@@ -24,47 +33,18 @@ __all__ = [
     "resolve_backend",
 ]
 
-Vectors = Literal["none", "right", "both"]
-
-BACKENDS: tuple[str, ...] = ("lapack",)
+BACKENDS: tuple[str, ...] = ("lanes", "lapack") if lanes.available() else ("lapack",)
 """Backends this installation has."""
 
 
-@dataclass(frozen=True)
-class EigResult:
-    """Eigenvalues and vectors of a batch of matrices.
+def resolve_backend(
+    backend: str, largest: int, *, dtype: npt.DTypeLike = np.float64, vectors: Vectors = "none"
+) -> str:
+    """Return the backend that `backend` means on this machine for matrices of order up to `largest`.
 
-    Attributes
-    ----------
-    eigenvalues
-        ``(batch, k)`` complex, canonical order, NaN past a matrix's size and where nothing was computed.
-    right, left
-        ``(batch, modes, k)`` complex, or None: unit 2-norm, largest component real and positive, zero past a
-        matrix's size. ``left`` holds y with ``y^H C = lambda y^H``.
-    condition
-        ``(batch, modes)``: 1 / abs(y^H x) for unit vectors, or None without left vectors.
-    residual
-        ``(batch,)``: largest ``|C u - lambda u| / |C|`` over the modes returned, NaN without any.
-    trace_defect
-        ``(batch,)``: ``|sum of eigenvalues - trace C| / |C|``.
-    status
-        ``(batch,)`` of `stabdask.schema.Status` codes.
-    backend
-        The backend that did the work.
-    """
-
-    eigenvalues: npt.NDArray[Any]
-    right: npt.NDArray[Any] | None
-    left: npt.NDArray[Any] | None
-    condition: npt.NDArray[np.float64] | None
-    residual: npt.NDArray[np.float64]
-    trace_defect: npt.NDArray[np.float64]
-    status: npt.NDArray[np.uint8]
-    backend: str
-
-
-def resolve_backend(backend: str) -> str:
-    """Return the backend that `backend` means on this machine.
+    ``"auto"`` becomes ``"lanes"``, ``"lapack"``, or ``"lanes:300"`` where this machine's LAPACK is faster
+    above order 300 (measured once and remembered; see `stabdask.kernels.calibration`). Any of these may also
+    be asked for by name.
 
     Raises
     ------
@@ -72,50 +52,33 @@ def resolve_backend(backend: str) -> str:
         If it is not installed here.
     """
     if backend == "auto":
-        return "lapack"
-    if backend not in BACKENDS:
+        if "lanes" not in BACKENDS:
+            return "lapack"
+        limit = crossover(largest, dtype=np.dtype(dtype), vectors=vectors)
+        if limit is None:
+            return "lanes"
+        return f"lanes:{limit}" if limit else "lapack"
+    name, _ = backend_parts(backend)
+    if name not in BACKENDS:
+        reason = f" ({lanes.why_not()})" if name == "lanes" else ""
         raise BackendUnavailableError(
-            f"backend {backend!r} is not available here; expected 'auto' or one of {', '.join(BACKENDS)}"
+            f"backend {backend!r} is not available here{reason}; expected 'auto' or one of {', '.join(BACKENDS)}"
         )
     return backend
 
 
-def canonical_order(values: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Return the indices that put eigenvalues in canonical order along the last axis.
-
-    Canonical order is real part descending, then imaginary part descending; NaN comes last.
+def backend_parts(backend: str) -> tuple[str, int | None]:
+    """Return the name of a backend, and the order above which LAPACK takes over, if there is one.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> canonical_order(np.array([-1.0, 2 - 1j, 2 + 1j]))
-    array([2, 1, 0])
+    >>> backend_parts("lanes:300")
+    ('lanes', 300)
+    >>> backend_parts("lapack")
+    ('lapack', None)
     """
-    return np.lexsort((-values.imag, -values.real), axis=-1)
-
-
-def canonical_phase(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Scale vectors along the last axis to unit 2-norm with the largest component real and positive.
-
-    Among components equally large (to a relative 1e-6) the first is taken, so that rounding does not decide.
-    Zero vectors stay zero.
-    """
-    size = np.abs(vectors)
-    largest = size.max(axis=-1, keepdims=True)
-    pivot = np.argmax(size >= largest * (1 - 1e-6), axis=-1)
-    component = np.take_along_axis(vectors, pivot[..., None], axis=-1)
-    # Dividing by the largest component first keeps the sum of squares in range.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scaled = np.where(largest > 0, vectors / component, vectors)
-        norm = np.sqrt(np.sum(np.abs(scaled) ** 2, axis=-1, keepdims=True))
-        unit = np.where(norm > 0, scaled / norm, scaled)
-    np.put_along_axis(unit, pivot[..., None], np.take_along_axis(unit, pivot[..., None], -1).real, -1)
-    return unit.astype(vectors.dtype, copy=False)
-
-
-def inaccuracy_limit(k: int, dtype: npt.DTypeLike) -> float:
-    """Return the relative residual or trace defect above which a result of size `k` is called inaccurate."""
-    return 1e3 * max(k, 1) * float(np.finfo(np.dtype(dtype)).eps)
+    match = re.fullmatch(r"(\w+):(\d+)", backend) if isinstance(backend, str) else None
+    return (match[1], int(match[2])) if match else (backend, None)
 
 
 def eig(
@@ -144,7 +107,7 @@ def eig(
     dtype
         ``float32`` or ``float64`` arithmetic; that of `cores` if not given.
     backend
-        ``"auto"`` or one of `BACKENDS`.
+        ``"auto"`` or one of `BACKENDS`; see `resolve_backend`.
 
     Returns
     -------
@@ -168,7 +131,6 @@ def eig(
     >>> int(result.status[0])
     0
     """
-    name = resolve_backend(backend)
     cores = np.asarray(cores)
     if cores.dtype.kind not in "fiub":
         raise UsageError(f"cores have dtype {cores.dtype}; expected real numbers")
@@ -177,7 +139,7 @@ def eig(
     if vectors not in ("none", "right", "both"):
         raise UsageError(f"vectors={vectors!r}; expected 'none', 'right' or 'both'")
     precision = _precision(cores.dtype if dtype is None else dtype)
-    if cores.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+    if cores.dtype not in (np.dtype(np.float32), np.dtype(np.float64)) or not cores.dtype.isnative:
         cores = cores.astype(np.float64)
     batch, k, _ = cores.shape
     counts = np.full(batch, k) if sizes is None else np.asarray(sizes)
@@ -187,26 +149,16 @@ def eig(
     if modes is not None and (not isinstance(modes, int | np.integer) or modes < 0):
         raise UsageError(f"modes={modes!r}; expected an integer >= 0, or None for all")
     wanted = k if modes is None else min(int(modes), k)
-    out = _Output(batch, k, wanted, vectors, precision)
-    with single_threaded_blas():
-        for size in np.unique(counts):
-            members = np.flatnonzero(counts == size)
-            _solve_group(cores[members, :size, :size], members, out)
-    return EigResult(
-        eigenvalues=out.eigenvalues,
-        right=out.right,
-        left=out.left,
-        condition=out.condition,
-        residual=out.residual,
-        trace_defect=out.trace_defect,
-        status=out.status,
-        backend=name,
-    )
+    largest = int(counts.max(initial=0))
+    chosen = resolve_backend(backend, largest, dtype=precision, vectors=vectors)
+    out = Results(batch, k, wanted, vectors, precision)
+    _solve(cores, counts.astype(np.int64), out, chosen)
+    return out.finish(counts, chosen)
 
 
 def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
     try:
-        precision = np.dtype(dtype)
+        precision = np.dtype(dtype).newbyteorder("=")
     except TypeError:
         raise UsageError(f"dtype {dtype!r}; expected float32 or float64") from None
     if precision not in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -214,98 +166,20 @@ def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:
     return precision
 
 
-class _Output:
-    """The arrays of a result while groups of equal size are being filled in."""
-
-    def __init__(self, batch: int, k: int, modes: int, vectors: Vectors, precision: np.dtype[Any]) -> None:
-        complex_dtype = np.result_type(precision, np.complex64)
-        self.modes = modes
-        self.vectors = vectors
-        self.precision = precision
-        self.eigenvalues = np.full((batch, k), complex(np.nan, np.nan), dtype=complex_dtype)
-        with_right, with_left = vectors != "none", vectors == "both"
-        shape = (batch, modes, k)
-        self.right = np.zeros(shape, dtype=complex_dtype) if with_right else None
-        self.left = np.zeros(shape, dtype=complex_dtype) if with_left else None
-        self.condition = np.full((batch, modes), np.nan) if with_left else None
-        self.residual = np.full(batch, np.nan)
-        self.trace_defect = np.full(batch, np.nan)
-        self.status = np.zeros(batch, dtype=np.uint8)
-
-    def fail(self, members: npt.NDArray[np.intp]) -> None:
-        """Put NaN where eigenvalues, vectors and condition numbers of `members` would be."""
-        self.eigenvalues[members] = complex(np.nan, np.nan)
-        for array in (self.right, self.left, self.condition):
-            if array is not None:
-                array[members] = np.nan
-
-
-def _unit_scaled(
-    matrices: npt.NDArray[Any], precision: np.dtype[Any]
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
-    """Scale each matrix by a power of two so that its largest entry is in [0.5, 1), then cast to `precision`.
-
-    Exact for all but extreme entries. It keeps squares and casts in range, and it works around LAPACK builds
-    (that of SciPy 1.17.1 among them) whose ``geev`` forgets to undo its own scaling of very large or small
-    matrices.
-    """
-    _, exponent = np.frexp(np.abs(matrices).max(axis=(1, 2)))
-    scaled = np.ldexp(matrices, -exponent[:, None, None])
-    return np.ascontiguousarray(scaled, dtype=precision), exponent[:, None]
-
-
-def _solve_group(matrices: npt.NDArray[Any], members: npt.NDArray[np.intp], out: _Output) -> None:
-    """Solve matrices of one size and write their results at `members`."""
-    size = matrices.shape[1]
-    finite = np.isfinite(matrices).all(axis=(1, 2))
-    if not finite.all():
-        out.status[members[~finite]] = Status.NON_FINITE_INPUT
-        out.fail(members[~finite])
-        matrices, members = matrices[finite], members[finite]
-    if size == 0 or not len(members):
-        out.trace_defect[members] = 0.0
+def _solve(cores: npt.NDArray[Any], sizes: npt.NDArray[np.int64], out: Results, backend: str) -> None:
+    """Fill `out` with the backend chosen, the matrices above its crossover with LAPACK."""
+    name, limit = backend_parts(backend)
+    if name == "lapack":
+        with single_threaded_blas():
+            lapack.solve(cores, sizes, out)
         return
-    matrices, exponent = _unit_scaled(matrices, out.precision)
-    right: npt.NDArray[Any] | None = None
-    left: npt.NDArray[Any] | None = None
-    if out.vectors == "none":
-        values, converged = lapack.eigenvalues(matrices)
-    else:
-        values, right, left, converged = lapack.eigensystem(matrices, left=out.vectors == "both")
-    order = canonical_order(values)
-    values = np.take_along_axis(values, order, axis=1)
-    with np.errstate(over="ignore"):
-        real, imag = np.ldexp(values.real, exponent), np.ldexp(values.imag, exponent)
-    out.eigenvalues.real[members, :size], out.eigenvalues.imag[members, :size] = real, imag
-    scale = np.sqrt(np.einsum("bij,bij->b", matrices, matrices, dtype=np.float64))
-    scale = np.where(scale > 0, scale, 1.0)
-    trace = np.trace(matrices, axis1=1, axis2=2, dtype=np.float64)
-    out.trace_defect[members] = np.abs(values.sum(axis=1, dtype=np.complex128) - trace) / scale
-    limit = inaccuracy_limit(size, matrices.dtype)
-    inaccurate = (out.trace_defect[members] > limit) | (np.isinf(real) | np.isinf(imag)).any(axis=1)
-    defective = np.zeros(len(members), dtype=bool)
-    shown = min(out.modes, size)
-    if right is not None and shown:
-        right = canonical_phase(np.take_along_axis(right, order[:, :shown, None], axis=1))
-        assert out.right is not None
-        out.right[members, :shown, :size] = right
-        # (C u)_m = u_m C^T, for all modes of a matrix in one product.
-        defects = right @ matrices.transpose(0, 2, 1) - values[:, :shown, None] * right
-        out.residual[members] = np.linalg.norm(defects, axis=2).max(axis=1) / scale
-        inaccurate |= out.residual[members] > limit
-        if left is not None:
-            left = canonical_phase(np.take_along_axis(left, order[:, :shown, None], axis=1))
-            assert out.left is not None
-            assert out.condition is not None
-            out.left[members, :shown, :size] = left
-            overlap = np.abs(np.einsum("bmk,bmk->bm", left.conj(), right))
-            with np.errstate(divide="ignore"):
-                out.condition[members, :shown] = 1.0 / overlap
-            defective = (overlap < 1e-2 * limit).any(axis=1)
-    status = np.select(
-        [~converged, defective, inaccurate],
-        [Status.NOT_CONVERGED, Status.DEFECTIVE, Status.INACCURATE],
-        Status.OK,
-    )
-    out.status[members] = status
-    out.fail(members[~converged])
+    large = sizes > limit if limit is not None else np.zeros(len(sizes), dtype=bool)
+    if not large.any():
+        lanes.solve(cores, sizes, out)
+        return
+    for members, solver in ((~large, "lanes"), (large, "lapack")):
+        rows = np.flatnonzero(members)
+        width = int(sizes[rows].max(initial=0))
+        part = Results(len(rows), width, min(out.modes, width), out.vectors, out.precision)
+        _solve(cores[rows, :width, :width], sizes[rows], part, solver)
+        out.put(rows, part)

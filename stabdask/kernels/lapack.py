@@ -8,7 +8,77 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack
 
-__all__ = ["eigensystem", "eigenvalues"]
+from stabdask.kernels.results import Results, canonical_order, canonical_phase
+from stabdask.schema import Status
+
+__all__ = ["eigensystem", "eigenvalues", "solve"]
+
+
+def solve(cores: npt.NDArray[Any], sizes: npt.NDArray[np.integer[Any]], out: Results) -> None:
+    """Fill `out` for ``cores[b, :sizes[b], :sizes[b]]``, matrices of one size at a time."""
+    for size in np.unique(sizes):
+        members = np.flatnonzero(sizes == size)
+        _solve_group(cores[members, :size, :size], members, out)
+
+
+def _solve_group(matrices: npt.NDArray[Any], members: npt.NDArray[np.intp], out: Results) -> None:
+    """Solve matrices of one size and write their results at `members`."""
+    size = matrices.shape[1]
+    finite = np.isfinite(matrices).all(axis=(1, 2))
+    if not finite.all():
+        out.outcome[members[~finite]] = Status.NON_FINITE_INPUT
+        matrices, members = matrices[finite], members[finite]
+    if size == 0 or not len(members):
+        out.trace_defect[members] = 0.0
+        return
+    matrices, exponent = _unit_scaled(matrices, out.precision)
+    right: npt.NDArray[Any] | None = None
+    left: npt.NDArray[Any] | None = None
+    if out.right is None:
+        values, converged = eigenvalues(matrices)
+    else:
+        values, right, left, converged = eigensystem(matrices, left=out.left is not None)
+    out.outcome[members[~converged]] = Status.NOT_CONVERGED
+    order = canonical_order(values)
+    values = np.take_along_axis(values, order, axis=1)
+    with np.errstate(over="ignore"):
+        out.eigenvalues.real[members, :size] = np.ldexp(values.real, exponent)
+        out.eigenvalues.imag[members, :size] = np.ldexp(values.imag, exponent)
+    # Sums along contiguous rows, whose order does not depend on how many matrices there are.
+    flat = matrices.reshape(len(matrices), size * size).astype(np.float64, copy=False)
+    scale = np.sqrt((flat * flat).sum(axis=1))
+    scale = np.where(scale > 0, scale, 1.0)
+    trace = np.ascontiguousarray(flat[:, :: size + 1]).sum(axis=1)
+    total = np.ascontiguousarray(values, dtype=np.complex128).sum(axis=1)
+    out.trace_defect[members] = np.abs(total - trace) / scale
+    shown = min(out.modes, size)
+    if right is not None and shown:
+        right = canonical_phase(np.take_along_axis(right, order[:, :shown, None], axis=1))
+        assert out.right is not None
+        out.right[members, :shown, :size] = right
+        # (C u)_m = u_m C^T, for all modes of a matrix in one product.
+        defects = right @ matrices.transpose(0, 2, 1) - values[:, :shown, None] * right
+        out.residual[members] = np.linalg.norm(defects, axis=2).max(axis=1) / scale
+        if left is not None:
+            left = canonical_phase(np.take_along_axis(left, order[:, :shown, None], axis=1))
+            assert out.left is not None
+            assert out.overlap is not None
+            out.left[members, :shown, :size] = left
+            out.overlap[members, :shown] = np.abs(np.einsum("bmk,bmk->bm", left.conj(), right))
+
+
+def _unit_scaled(
+    matrices: npt.NDArray[Any], precision: np.dtype[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Scale each matrix by a power of two so that its largest entry is in [0.5, 1), then cast to `precision`.
+
+    Exact for all but extreme entries. It keeps squares and casts in range, and it works around LAPACK builds
+    (that of SciPy 1.17.1 among them) whose ``geev`` forgets to undo its own scaling of very large or small
+    matrices.
+    """
+    _, exponent = np.frexp(np.abs(matrices).max(axis=(1, 2)))
+    scaled = np.ldexp(matrices, -exponent[:, None, None])
+    return np.ascontiguousarray(scaled, dtype=precision), exponent[:, None]
 
 
 def eigenvalues(matrices: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:

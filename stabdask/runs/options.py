@@ -145,7 +145,7 @@ def make_options(
         elements=_pairs(field, elements),
         quantities=_quantities(quantities, spectrum, vectors),
         dtype=precision,
-        backend=resolve_backend(backend),
+        backend=resolve_backend(backend, field.largest_core, dtype=precision, vectors=vectors),  # type: ignore[arg-type]
         tolerance=float(tolerance),
     )
 

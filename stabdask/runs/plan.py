@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.clusters import cpu_count, worker_gpus
 from stabdask.errors import MemoryBudgetError, UsageError
 from stabdask.fields.base import Field
+from stabdask.kernels.device import require_gpus
 from stabdask.runs.block import compute_block
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.sizing import output_bytes, task_bytes
@@ -15,13 +21,16 @@ from stabdask.runs.sizing import output_bytes, task_bytes
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Plan", "format_bytes", "format_seconds", "parse_memory", "plan", "plan_job"]
+__all__ = ["Plan", "format_bytes", "format_seconds", "gpu_request", "parse_memory", "plan", "plan_job"]
 
 _CLIENT_BYTES = 300 * 2**20
 """Resident memory of the process that runs client, scheduler and dashboard."""
 _WORKER_BYTES = 240 * 2**20
 """Resident memory of an idle worker with everything imported, and of its share of helper processes."""
+_GPU_WORKER_BYTES = 700 * 2**20
+"""The same with CuPy, dask-cuda and a CUDA context: an estimate that no machine with a GPU has confirmed."""
 _SIZED_FILES = 2
+_GPU_SAMPLE_CELLS = 1024
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class Plan:
         How it is cut.
     n_workers
         Worker processes.
+    n_gpus
+        GPUs they use, one each; 0 for a run on cores.
     memory_bytes
         The budget for the whole process tree, or None if none was given.
     peak_bytes
@@ -64,6 +75,7 @@ class Plan:
     partition_cells: int
     block_cells: int
     n_workers: int
+    n_gpus: int
     memory_bytes: int | None
     peak_bytes: int
     worker_peak_bytes: int
@@ -80,13 +92,14 @@ class Plan:
 
     def __str__(self) -> str:
         budget = "" if self.memory_bytes is None else f" of {format_bytes(self.memory_bytes)} allowed"
+        gpus = f" on {self.n_gpus} GPU(s)" if self.n_gpus else ""
         return "\n".join(
             (
                 f"cells        {self.n_cells:,} x {self.n_genes:,} genes, {self.n_regulators:,} regulators, "
                 f"cores up to {self.largest_core} x {self.largest_core} ({self.backend})",
                 f"partitions   {self.n_partitions:,} of {self.partition_cells:,} cells, in blocks of "
                 f"{self.block_cells:,}",
-                f"workers      {self.n_workers}, at most {format_bytes(self.worker_peak_bytes)} each",
+                f"workers      {self.n_workers}{gpus}, at most {format_bytes(self.worker_peak_bytes)} each",
                 f"memory       {format_bytes(self.peak_bytes)}{budget}, all processes together",
                 f"reads        {format_bytes(self.input_bytes)}",
                 f"writes       {format_bytes(self.output_bytes)} before compression, {self.n_files:,} files",
@@ -101,6 +114,7 @@ def plan(
     *,
     memory: int | str | None = None,
     workers: int | None = None,
+    gpu: bool = False,
     **options: Any,
 ) -> Plan:
     """Work out what a run would take, without writing anything.
@@ -114,6 +128,8 @@ def plan(
     workers
         Worker processes, 0 for this process alone; as many as there are cores and the budget allows, if not
         given.
+    gpu
+        As for `stabdask.run`; the estimated time then comes from the first GPU.
     **options
         As for `stabdask.stability`.
 
@@ -125,24 +141,60 @@ def plan(
     ------
     MemoryBudgetError
         If the budget is too small; the message says the least that works.
+    BackendUnavailableError
+        If a GPU was asked for and cannot be used.
     """
-    return plan_job(prepare(cells, field, **options), memory=memory, workers=workers)
+    n_gpus, options = gpu_request(options, gpu=gpu, workers=workers)
+    job = prepare(cells, field, **options)
+    return plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus, timed=True)
 
 
-def plan_job(job: Job, *, memory: int | str | None = None, workers: int | None = None) -> Plan:
-    """Work out what a checked job would take; see `plan`."""
-    from stabdask.clusters import cpu_count
+def gpu_request(
+    options: dict[str, Any], *, gpu: bool, workers: int | None, client: object = None
+) -> tuple[int, dict[str, Any]]:
+    """Return how many GPUs a run may use (0 without `gpu`), and its options with the backend that this implies.
 
+    Raises
+    ------
+    BackendUnavailableError
+        If there is no GPU, or no dask-cuda to start workers with.
+    UsageError
+        If more workers are asked for than there are GPUs, or a client has workers already.
+    """
+    if not gpu:
+        return 0, options
+    if client is not None:
+        raise UsageError("gpu starts workers; with a client, which has its own, give backend='cuda' instead")
+    n_gpus = len(require_gpus()[:1] if workers == 0 else worker_gpus())
+    if workers is not None and workers > n_gpus:
+        raise UsageError(f"workers={workers}, but {n_gpus} GPU(s) are visible; expected one per GPU at most")
+    named = options.get("backend", "auto")
+    return n_gpus, {**options, "backend": "cuda" if named == "auto" else named}
+
+
+def plan_job(
+    job: Job,
+    *,
+    memory: int | str | None = None,
+    workers: int | None = None,
+    n_gpus: int = 0,
+    timed: bool = False,
+) -> Plan:
+    """Work out what a checked job would take; see `plan`.
+
+    Without `timed` no cell is solved, so that this process leaves GPUs alone; the seconds are NaN.
+    """
     if workers is not None and workers < 0:
         raise UsageError(f"workers={workers}; expected 0 (this process) or more")
     spec, field = job.spec, job.field
     budget = None if memory is None else parse_memory(memory)
     task = task_bytes(job.expression, field, spec.options, spec.partition_cells, spec.block_cells)
-    per_worker = task if workers == 0 else _WORKER_BYTES + task
+    idle = _GPU_WORKER_BYTES if n_gpus else _WORKER_BYTES
+    per_worker = task + (idle - _WORKER_BYTES if workers == 0 else idle)
     # Names and codes of all cells are held by the client.
     client = _CLIENT_BYTES + 200 * spec.n_cells
     least_workers = max(1, workers or 1)
-    wanted = min(cpu_count(), spec.n_partitions) if workers is None else workers
+    wanted = min(n_gpus or cpu_count(), spec.n_partitions) if workers is None else workers
     if budget is not None:
         affordable = (budget - client) // per_worker
         if affordable < least_workers:
@@ -164,6 +216,7 @@ def plan_job(job: Job, *, memory: int | str | None = None, workers: int | None =
         partition_cells=spec.partition_cells,
         block_cells=spec.block_cells,
         n_workers=wanted,
+        n_gpus=min(n_gpus, max(1, wanted)),
         memory_bytes=budget,
         peak_bytes=client + max(1, wanted) * per_worker,
         worker_peak_bytes=per_worker,
@@ -172,20 +225,28 @@ def plan_job(job: Job, *, memory: int | str | None = None, workers: int | None =
         output_bytes=stored,
         n_files=spec.n_partitions * (len(spec.options.variables()) + 1)
         + len(spec.options.variables()) * _SIZED_FILES,
-        seconds=_seconds(job, max(1, wanted)),
+        seconds=_seconds(job, max(1, wanted), on_gpu=n_gpus > 0) if timed else math.nan,
         backend=spec.options.backend,
     )
 
 
-def _seconds(job: Job, n_workers: int) -> float:
+def _seconds(job: Job, n_workers: int, *, on_gpu: bool) -> float:
     """Estimate the wall time from solving the cells the preflight kept."""
     sample = job.sample
+    rows = np.arange(len(sample.rows))
+    if on_gpu:
+        # A GPU shows its speed on a full batch only, and only after its kernels are compiled.
+        rows = np.resize(rows, _GPU_SAMPLE_CELLS)
+        _solve_sample(job, rows)
     begin = time.perf_counter()
-    compute_block(
-        sample.expression, job.model_codes[sample.rows], job.field, job.spec.options, columns=job.columns
-    )
-    per_cell = (time.perf_counter() - begin) / len(sample.rows)
+    _solve_sample(job, rows)
+    per_cell = (time.perf_counter() - begin) / len(rows)
     return per_cell * job.spec.n_cells / n_workers + 3.0
+
+
+def _solve_sample(job: Job, rows: npt.NDArray[np.intp]) -> None:
+    codes = job.model_codes[job.sample.rows][rows]
+    compute_block(job.sample.expression[rows], codes, job.field, job.spec.options, columns=job.columns)
 
 
 def parse_memory(memory: int | str) -> int:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.clusters import dashboard_url, local_client
+from stabdask.clusters import dashboard_url, gpu_client, local_client
 from stabdask.errors import RunFailedError, StabdaskError, StoreMismatchError, UsageError
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.partition import PartitionTask, make_task, run_partition
-from stabdask.runs.plan import Plan, format_bytes, format_seconds, plan_job
+from stabdask.runs.plan import Plan, format_bytes, format_seconds, gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
 from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers, total_status
 from stabdask.runs.store import create_store, read_spec, writable
@@ -124,6 +124,7 @@ def run(
     client: Client | None = None,
     memory: int | str | None = None,
     workers: int | None = None,
+    gpu: bool = False,
     partitions: Sequence[int] | None = None,
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
@@ -150,6 +151,8 @@ def run(
         Budget for all processes together (only without `client`), in bytes or e.g. ``"4GB"``.
     workers
         Worker processes (only without `client`); 0 computes in this process.
+    gpu
+        One worker per GPU of this host (only without `client`); implies backend ``"cuda"`` if none is named.
     partitions
         Compute only these partitions, in this order.
     progress
@@ -176,7 +179,10 @@ def run(
         If another run is writing to it.
     RunFailedError
         If partitions failed; what was finished is kept.
+    BackendUnavailableError
+        If the backend or, with `gpu`, what it takes to use a GPU is missing; nothing has been written.
     """
+    n_gpus, options = gpu_request(options, gpu=gpu, workers=workers, client=client)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     return run_job(
         job,
@@ -184,6 +190,7 @@ def run(
         client=client,
         memory=memory,
         workers=workers,
+        n_gpus=n_gpus,
         partitions=partitions,
         progress=progress,
         dashboard=dashboard,
@@ -197,11 +204,12 @@ def run_job(
     client: Client | None = None,
     memory: int | str | None = None,
     workers: int | None = None,
+    n_gpus: int = 0,
     partitions: Sequence[int] | None = None,
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
 ) -> RunReport:
-    """Run a checked job; see `run`."""
+    """Run a checked job, on the first `n_gpus` GPUs of this host if there are any; see `run`."""
     begin = time.monotonic()
     path = Path(store)
     spec = job.spec
@@ -210,7 +218,7 @@ def run_job(
         raise UsageError(
             "memory and workers are those of the client's cluster; expected neither beside client"
         )
-    plan = plan_job(job, memory=memory, workers=workers) if client is None else None
+    plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus) if client is None else None
     _make_or_match(path, job)
     show = ProgressWriter() if progress is True else (progress or None)
     with store_lock(path):
@@ -381,16 +389,18 @@ def _executor(
         return
     if client is not None and client.asynchronous:
         raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
+    say = show.message if isinstance(show, ProgressWriter) else None
     if client is None:
         assert plan is not None
         limit = None if plan.memory_bytes is None else plan.worker_limit_bytes
-        context: Any = local_client(n_workers=plan.n_workers, memory_limit=limit, dashboard=dashboard)
+        how: Any = {"n_workers": plan.n_workers, "memory_limit": limit, "dashboard": dashboard}
+        context: Any = gpu_client(**how, say=say) if plan.n_gpus else local_client(**how)
     else:
         context = nullcontext(client)
     with context as active:
         url = dashboard_url(active)
-        if isinstance(show, ProgressWriter) and url:
-            show.message(f"dashboard    {url}")
+        if say is not None and url:
+            say(f"dashboard    {url}")
         yield _OnCluster(active)
 
 

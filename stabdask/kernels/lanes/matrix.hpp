@@ -1,0 +1,35 @@
+// A view of one matrix (of one per lane), and the team of threads that works on it.
+#pragma once
+
+#include "pack.hpp"
+
+namespace LANES_NAMESPACE {
+
+// Row-major, leading dimension `ld`. On the CPU `ld` is odd, so that columns of packs of one cache line each use
+// every set of the cache.
+template <class V>
+struct Matrix {
+    V* data;
+    int ld;
+    LANES_FN V& operator()(int i, int j) const { return data[(long long)i * ld + j]; }
+    LANES_FN V* row(int i) const { return data + (long long)i * ld; }
+};
+
+// One thread. A CUDA block (see device.cuh) and a set of CPU threads (in the tests) have the same members; code
+// that asks for `parallel` may choose another order of its loops, never another result.
+struct Serial {
+    static constexpr bool parallel = false;
+    LANES_FN int rank() const { return 0; }
+    LANES_FN int size() const { return 1; }
+    LANES_FN void sync() const {}
+    template <class V>
+    LANES_FN V sum(V x) const {
+        return x;
+    }
+    template <class V>
+    LANES_FN V maximum(V x) const {
+        return x;
+    }
+};
+
+}  // namespace LANES_NAMESPACE
