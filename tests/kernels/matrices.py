@@ -231,15 +231,15 @@ def jordan_several(k: int, _: Generator, __: np.dtype[Any]) -> Array:
 
 
 @family
-def jordan_rotated(k: int, rng: Generator, _: np.dtype[Any]) -> Array:
+def jordan_rotated(k: int, rng: Generator, precision: np.dtype[Any]) -> Array:
     Q = orthogonal_from(rng, k)
-    return Q @ jordan_several(k, rng, _) @ Q.T
+    return Q @ jordan_several(k, rng, precision) @ Q.T
 
 
 @family
-def jordan_skewed(k: int, rng: Generator, _: np.dtype[Any]) -> Array:
+def jordan_skewed(k: int, rng: Generator, precision: np.dtype[Any]) -> Array:
     S = oblique_from(rng, k)
-    return S @ jordan_several(k, rng, _) @ np.linalg.inv(S)
+    return S @ jordan_several(k, rng, precision) @ np.linalg.inv(S)
 
 
 @family

@@ -156,6 +156,22 @@ def test_largest_spectra(backend: str, dtype: str, k: int) -> None:
         assert_closed_and_ordered(result.eigenvalues[b])
 
 
+@pytest.mark.slow
+@each_backend
+@each_dtype
+@pytest.mark.parametrize("family", LARGE_FAMILIES)
+def test_every_size(backend: str, dtype: str, family: str) -> None:
+    """No size is a special one: blocks, lanes and workspaces end everywhere."""
+    for k in range(1, 131):
+        case = Problem(matrix(family, k, dtype), n_probed=3)
+        result = part_of(eig(case.matrix[None], vectors="both", modes=4, backend=backend), 0)
+        case.assert_spectrum_fits(result.eigenvalues, f"{family} {k}")
+        assert_vectors_fit(case, result, f"{family} {k}")
+        alone = eig(case.matrix[None], backend=backend)
+        assert alone.status[0] == Status.OK
+        case.assert_spectrum_fits(alone.eigenvalues[0], f"{family} {k}")
+
+
 @each_backend
 @each_dtype
 @pytest.mark.parametrize("vectors", ["none", "both"])
@@ -227,22 +243,37 @@ def test_every_matrix_of_small_integers(backend: str, dtype: str, k: int) -> Non
     assert (np.sort_complex(values) == np.sort_complex(values.conj())).all()
 
 
+def assert_traces_of_powers(matrices: Array, backend: str) -> None:
+    result = eig(matrices, backend=backend)
+    assert (result.status == Status.OK).all()
+    exact, values = matrices.astype(np.float64), result.eigenvalues.astype(np.complex128)
+    size = np.maximum(np.linalg.norm(exact, axis=(1, 2)), 1)
+    k, power = exact.shape[-1], np.broadcast_to(np.eye(exact.shape[-1]), exact.shape)
+    for p in range(1, k + 1):
+        power = power @ exact
+        off = np.abs((values**p).sum(axis=1) - np.trace(power, axis1=1, axis2=2))
+        assert (off <= 20 * k * np.finfo(matrices.dtype).eps * size**p).all()
+
+
 @each_backend
 @each_dtype
 def test_many_regulatory_graphs(backend: str, dtype: str) -> None:
     """Some 20,000 graphs on 4 to 6 genes, reducible and cyclic ones among them, by traces of powers."""
     rng = np.random.default_rng(1)
     for k in (4, 5, 6):
-        matrices = rng.choice([-1, 0, 0, 1], size=(7000, k, k)).astype(dtype)
-        result = eig(matrices, backend=backend)
-        assert (result.status == Status.OK).all()
-        exact, values = matrices.astype(np.float64), result.eigenvalues.astype(np.complex128)
-        size = np.maximum(np.linalg.norm(exact, axis=(1, 2)), 1)
-        power = np.broadcast_to(np.eye(k), exact.shape)
-        for p in range(1, k + 1):
-            power = power @ exact
-            off = np.abs((values**p).sum(axis=1) - np.trace(power, axis1=1, axis2=2))
-            assert (off <= 20 * k * np.finfo(dtype).eps * size**p).all()
+        assert_traces_of_powers(rng.choice([-1, 0, 0, 1], size=(7000, k, k)).astype(dtype), backend)
+
+
+@pytest.mark.slow
+@each_backend
+@each_dtype
+def test_every_graph_of_four_genes(backend: str, dtype: str) -> None:
+    """All 65,536, then half a million with inhibition: none may stall."""
+    every = (np.arange(2**16)[:, None] >> np.arange(16)) & 1
+    assert_traces_of_powers(every.reshape(-1, 4, 4).astype(dtype), backend)
+    rng = np.random.default_rng(2)
+    for _ in range(5):
+        assert_traces_of_powers(rng.integers(-1, 2, size=(100_000, 4, 4)).astype(dtype), backend)
 
 
 @each_backend

@@ -34,7 +34,7 @@ LANES_FN V balance_factor(V column, V row, V scale) {
 
 // Scale `a` (n x n) in place to D^-1 A D; `scale` gets the diagonal of D.
 template <class V, class Team>
-LANES_FN void balance(Matrix<V> a, int n, V* scale, Team team) {
+LANES_PHASE void balance(Matrix<V> a, int n, V* scale, Team team) {
     using S = typename Lane<V>::scalar;
     for (int i = team.rank(); i < n; i += team.size()) scale[i] = V(S(1));
     team.sync();

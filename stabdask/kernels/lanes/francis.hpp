@@ -228,16 +228,20 @@ LANES_FN SweepStart<V> sweep_start(Matrix<V> h, V first, V last, V stalled) {
 template <int P, int Columns, class V>
 LANES_FN void reflect_columns(Matrix<V> h, const Reflection<V>* list, int k, int j) {
     V x[Columns][P + 2];
+    LANES_UNROLL
     for (int r = 0; r < P + 2; ++r) {
+        LANES_UNROLL
         for (int c = 0; c < Columns; ++c) x[c][r] = h(k + r, j + c);
     }
-#pragma GCC unroll 16
+    LANES_UNROLL
     for (int p = 0; p < P; ++p) {
         const Reflection<V> now = list[p];
-#pragma GCC unroll 4
+        LANES_UNROLL
         for (int c = 0; c < Columns; ++c) reflect(now, x[c][p], x[c][p + 1], x[c][p + 2]);
     }
+    LANES_UNROLL
     for (int r = 0; r < P + 2; ++r) {
+        LANES_UNROLL
         for (int c = 0; c < Columns; ++c) h(k + r, j + c) = x[c][r];
     }
 }
@@ -255,16 +259,20 @@ LANES_FN void far_columns(Matrix<V> h, const Reflection<V>* list, int k, int fro
 template <int P, int Rows, class V>
 LANES_FN void reflect_rows(Matrix<V> h, const Reflection<V>* list, int k, int i) {
     V x[Rows][P + 2];
+    LANES_UNROLL
     for (int r = 0; r < Rows; ++r) {
+        LANES_UNROLL
         for (int c = 0; c < P + 2; ++c) x[r][c] = h(i + r, k + c);
     }
-#pragma GCC unroll 16
+    LANES_UNROLL
     for (int p = 0; p < P; ++p) {
         const Reflection<V> now = list[p];
-#pragma GCC unroll 4
+        LANES_UNROLL
         for (int r = 0; r < Rows; ++r) reflect(now, x[r][p], x[r][p + 1], x[r][p + 2]);
     }
+    LANES_UNROLL
     for (int r = 0; r < Rows; ++r) {
+        LANES_UNROLL
         for (int c = 0; c < P + 2; ++c) h(i + r, k + c) = x[r][c];
     }
 }
@@ -292,28 +300,40 @@ struct SchurForm {
     int n;
 };
 
-// `count` reflections in one go, where count is known only at run time.
+// Apply P reflections to what lies outside the window that begins at `k` and ends at `window_end`.
 template <int P, class Form, class V, class Team>
 LANES_FN void far_updates(
-    const Form& form, const Reflection<V>* list, int count, int k, int low, int high, int window_end, Team team) {
-    if (count == P) {
-        if constexpr (Form::whole) {
-            far_columns<P>(form.h, list, k, window_end + 1, form.n, team);
-            far_rows<P>(form.h, list, k, 0, k, team);
-            far_rows<P>(form.z, list, k, 0, form.n, team);
-        } else {
-            far_columns<P>(form.h, list, k, window_end + 1, high + 1, team);
-            far_rows<P>(form.h, list, k, low, k, team);
-        }
-    } else if constexpr (P > 1) {
-        far_updates<P - 1>(form, list, count, k, low, high, window_end, team);
+    const Form& form, const Reflection<V>* list, int k, int window, int low, int high, int window_end, Team team) {
+    if constexpr (Form::whole) {
+        far_columns<P>(form.h, list, k, window_end + 1, form.n, team);
+        far_rows<P>(form.h, list, k, 0, window, team);
+        far_rows<P>(form.z, list, k, 0, form.n, team);
+    } else {
+        far_columns<P>(form.h, list, k, window_end + 1, high + 1, team);
+        far_rows<P>(form.h, list, k, low, window, team);
     }
+}
+
+// The same for `count` reflections, a number known only at run time: a panel at once, or what is left in smaller steps.
+template <class Form, class V, class Team>
+LANES_FN void far_panel(
+    const Form& form, const Reflection<V>* list, int count, int k, int low, int high, int window_end, Team team) {
+    if (count == kPanel) {
+        far_updates<kPanel>(form, list, k, k, low, high, window_end, team);
+        return;
+    }
+    int done = 0;
+    for (; done + 2 <= count; done += 2) {
+        far_updates<2>(form, list + done, k + done, k, low, high, window_end, team);
+        team.sync();
+    }
+    if (done < count) far_updates<1>(form, list + done, k + done, k, low, high, window_end, team);
 }
 
 // One double-shift sweep of every lane of `active` over its window first .. last. Row and column n, which hold
 // zeros, take part.
 template <class Form, class V, class M, class Team>
-LANES_FN void sweep(const Form& form, V first, V last, M active, V stalled, Team team) {
+LANES_PHASE void sweep(const Form& form, V first, V last, M active, V stalled, Team team) {
     using S = typename Lane<V>::scalar;
     const V zero(S(0));
     const Matrix<V> h = form.h;
@@ -357,7 +377,7 @@ LANES_FN void sweep(const Form& form, V first, V last, M active, V stalled, Team
             }
             team.sync();
         }
-        far_updates<kPanel>(form, list, k1 - k0, k0, low, high, window_end, team);
+        far_panel(form, list, k1 - k0, k0, low, high, window_end, team);
         team.sync();
     }
 }
@@ -365,10 +385,10 @@ LANES_FN void sweep(const Form& form, V first, V last, M active, V stalled, Team
 // Turn the trailing 2 x 2 block of each lane's window, whose eigenvalues are real, into a triangle: a rotation of
 // rows and columns last - 1 and last. `distance` is the eigenvalue that comes first less the last diagonal element.
 template <class V, class M, class Team>
-LANES_FN void make_triangular(const Eigenvalues<V>&, V, M, V, Team) {}
+LANES_PHASE void make_triangular(const Eigenvalues<V>&, V, M, V, Team) {}
 
 template <class V, class M, class Team>
-LANES_FN void make_triangular(const SchurForm<V>& form, V last, M lanes, V distance, Team team) {
+LANES_PHASE void make_triangular(const SchurForm<V>& form, V last, M lanes, V distance, Team team) {
     using S = typename Lane<V>::scalar;
     constexpr int width = Lane<V>::width;
     S* const h = reinterpret_cast<S*>(form.h.data);
@@ -413,7 +433,7 @@ LANES_FN void make_triangular(const SchurForm<V>& form, V last, M lanes, V dista
 // after it, is destroyed, or becomes the Schur form.
 // Returns where every eigenvalue was found within the limit of sweeps.
 template <class Form, class V, class Team>
-LANES_FN typename Lane<V>::mask hessenberg_eigenvalues(const Form& form, V size, V* re, V* im, Team team) {
+LANES_PHASE typename Lane<V>::mask hessenberg_eigenvalues(const Form& form, V size, V* re, V* im, Team team) {
     using S = typename Lane<V>::scalar;
     using M = typename Lane<V>::mask;
     const Matrix<V> h = form.h;

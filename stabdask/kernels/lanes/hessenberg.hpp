@@ -79,6 +79,7 @@ LANES_FN void update_rows(Matrix<V> a, int n, int k, int i, const HessenbergWork
     using S = typename Lane<V>::scalar;
     V p[R], u[R], t[R], sum[R];
     V* rows[R];
+    LANES_UNROLL
     for (int r = 0; r < R; ++r) {
         p[r] = -work.y[i + r];
         u[r] = Below ? -work.v[i + r] : V(S(0));
@@ -93,6 +94,7 @@ LANES_FN void update_rows(Matrix<V> a, int n, int k, int i, const HessenbergWork
             qj = work.q[j];
             wj = work.next_w[j];
         }
+        LANES_UNROLL
         for (int r = 0; r < R; ++r) {
             V x = madd(p[r], vj, rows[r][j]);
             if constexpr (Below) x = madd(u[r], qj, x);
@@ -102,6 +104,7 @@ LANES_FN void update_rows(Matrix<V> a, int n, int k, int i, const HessenbergWork
         }
         if constexpr (Below) work.next_w[j] = wj;
     }
+    LANES_UNROLL
     for (int r = 0; r < R; ++r) work.y[i + r] = sum[r];
 }
 
@@ -143,7 +146,7 @@ LANES_FN void update_pass(Matrix<V> a, int n, int k, const HessenbergWork<V>& wo
 // Reduce `a` (n x n) to Hessenberg form in place. With `keep`, the vectors of the reflections stay below the
 // subdiagonal (their first element, 1, left out) and `tau[k]` is that of column k; without, zeros do.
 template <class V, class Team>
-LANES_FN void reduce_to_hessenberg(Matrix<V> a, int n, bool keep, V* tau, HessenbergWork<V> work, Team team) {
+LANES_PHASE void reduce_to_hessenberg(Matrix<V> a, int n, bool keep, V* tau, HessenbergWork<V> work, Team team) {
     using S = typename Lane<V>::scalar;
     if (n < 3) return;
     V t = make_reflection(a, n, 0, work.v, keep, team);
@@ -190,7 +193,7 @@ LANES_FN void reduce_to_hessenberg(Matrix<V> a, int n, bool keep, V* tau, Hessen
 
 // The orthogonal matrix Q of the reduction, from the reflections kept in `h` and `tau`, into `q` (n x n).
 template <class V, class Team>
-LANES_FN void form_q(Matrix<V> h, int n, const V* tau, Matrix<V> q, V* v, V* w, Team team) {
+LANES_PHASE void form_q(Matrix<V> h, int n, const V* tau, Matrix<V> q, V* v, V* w, Team team) {
     using S = typename Lane<V>::scalar;
     for (int i = team.rank(); i < n; i += team.size()) {
         for (int j = 0; j < n; ++j) q(i, j) = V(S(i == j ? 1 : 0));

@@ -42,7 +42,7 @@ LANES_FN void divide(V a, V b, V c, V d, V& re, V& im) {
 // Factorize H - (re + i im) I with row exchanges. Pivots smaller than `tiny` become `tiny`. The subdiagonal element
 // of column `kept` is left out, lane by lane.
 template <class V, class Team>
-LANES_FN void factorize(Matrix<V> h, int n, V re, V im, V tiny, V kept, Factors<V> f, Team team) {
+LANES_PHASE void factorize(Matrix<V> h, int n, V re, V im, V tiny, V kept, Factors<V> f, Team team) {
     using S = typename Lane<V>::scalar;
     const V zero(S(0)), one(S(1));
     for (int j = team.rank(); j < n; j += team.size()) {
@@ -120,7 +120,7 @@ LANES_FN void keep_in_range(ComplexVector<V> x, int n, V& re, V& im, V& shrunk, 
 // Solve U x = b in place, where components from `given` on are known; `shrunk` is multiplied by what x had to be
 // shrunk by.
 template <class V, class Team>
-LANES_FN void solve_upper(const Factors<V>& f, int n, V given, ComplexVector<V> x, V& shrunk, Team team) {
+LANES_PHASE void solve_upper(const Factors<V>& f, int n, V given, ComplexVector<V> x, V& shrunk, Team team) {
     for (int i = n - 1; i >= 0; --i) {
         // Row by row: a product of row i with what is known already.
         using S = typename Lane<V>::scalar;
@@ -148,7 +148,7 @@ LANES_FN void solve_upper(const Factors<V>& f, int n, V given, ComplexVector<V> 
 
 // Solve U^H x = b in place, where components up to `given` are known.
 template <class V, class Team>
-LANES_FN void solve_upper_adjoint(const Factors<V>& f, int n, V given, ComplexVector<V> x, V& shrunk, Team team) {
+LANES_PHASE void solve_upper_adjoint(const Factors<V>& f, int n, V given, ComplexVector<V> x, V& shrunk, Team team) {
     using S = typename Lane<V>::scalar;
     for (int i = 0; i < n; ++i) {
         const V rr = x.re[i], ri = x.im[i];
@@ -261,7 +261,7 @@ LANES_FN void scale_to_one(ComplexVector<V> x, int n, Team team) {
 // +-tiny, tried again from other starts in the lanes of `wanted` where that leaves a residual of more than about
 // `tiny`. Returns where it does to the end.
 template <bool Left, class V, class M, class Team>
-LANES_FN M inverse_iteration(
+LANES_PHASE M inverse_iteration(
     const Factors<V>& f, int n, V size, M wanted, V tiny, ComplexVector<V> x, ComplexVector<V> best, Team team) {
     using S = typename Lane<V>::scalar;
     const V zero(S(0)), one(S(1));
@@ -303,7 +303,7 @@ LANES_FN M inverse_iteration(
 // trevc. The eigenvalue stands at `place` on the diagonal, or is the upper one of the 2 x 2 block that begins there,
 // which `f`, made from `t`, has left as it is.
 template <bool Left, class V, class Team>
-LANES_FN void substitution(
+LANES_PHASE void substitution(
     Matrix<V> t, const Factors<V>& f, int n, V place, V re, V im, ComplexVector<V> x, Team team) {
     using S = typename Lane<V>::scalar;
     const V zero(S(0)), one(S(1));
@@ -341,7 +341,7 @@ LANES_FN void substitution(
 
 // y := Z x for the columns of `vectors`, through `scratch`.
 template <class V, class Team>
-LANES_FN void multiply(Matrix<V> z, int n, ComplexVector<V> x, ComplexVector<V> scratch, Team team) {
+LANES_PHASE void multiply(Matrix<V> z, int n, ComplexVector<V> x, ComplexVector<V> scratch, Team team) {
     using S = typename Lane<V>::scalar;
     for (int i = team.rank(); i < n; i += team.size()) {
         V re(S(0)), im(S(0));
@@ -362,7 +362,7 @@ LANES_FN void multiply(Matrix<V> z, int n, ComplexVector<V> x, ComplexVector<V> 
 
 // x := Q x for the reflections that `reduce_to_hessenberg` kept in `h` and `tau`; `v` has room for n numbers.
 template <class V, class Team>
-LANES_FN void back_transform(
+LANES_PHASE void back_transform(
     Matrix<V> h, int n, const V* tau, V* v, const ComplexVector<V>* vectors, int count, Team team) {
     using S = typename Lane<V>::scalar;
     for (int k = n - 3; k >= 0; --k) {
@@ -390,7 +390,7 @@ LANES_FN void back_transform(
 
 // Unit 2-norm, and the first of the largest components (to a relative 1e-6) real and positive.
 template <class V, class Team>
-LANES_FN void normalize(ComplexVector<V> x, int n, Team team) {
+LANES_PHASE void normalize(ComplexVector<V> x, int n, Team team) {
     using S = typename Lane<V>::scalar;
     const V zero(S(0)), one(S(1));
     scale_to_one(x, n, team);

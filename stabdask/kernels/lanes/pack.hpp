@@ -8,9 +8,14 @@
 
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define LANES_FN __device__ __forceinline__
+#define LANES_PHASE __device__
 #define LANES_CUDA 1
+#define LANES_UNROLL _Pragma("unroll")
 #else
 #define LANES_FN inline __attribute__((always_inline))
+#define LANES_UNROLL _Pragma("GCC unroll 16")
+// A whole phase of the work: one copy, whoever calls it, for the sake of the compiler's time.
+#define LANES_PHASE inline __attribute__((noinline))
 #include <cmath>
 #include <cstdint>
 #include <cstring>
