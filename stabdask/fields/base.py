@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import MissingKeyError, near_misses
+from stabdask.kernels.eig import EigResult, Vectors, eig
 
 __all__ = ["Array", "Field", "Linearization"]
 
@@ -35,6 +36,23 @@ class Linearization(ABC):
     @abstractmethod
     def cores(self, cells: Index) -> Array:
         """Return the cores of `cells`, zero-padded: ``(cell, k, k)`` with k the largest of their sizes."""
+
+    def solve(
+        self,
+        cells: Index,
+        *,
+        modes: int | None,
+        vectors: Vectors,
+        dtype: str,
+        backend: str,
+    ) -> EigResult:
+        """Return the eigenvalues, and vectors of the leading `modes`, of the cores of `cells`.
+
+        See `stabdask.kernels.eig.eig`; a field whose cores need not be formed may have a shorter way.
+        """
+        cores = self.cores(cells)
+        sizes = self.sizes[cells]
+        return eig(cores, sizes=sizes, modes=modes, vectors=vectors, dtype=dtype, backend=backend)
 
     @abstractmethod
     def lift_right(

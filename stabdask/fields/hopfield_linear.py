@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from stabdask.fields.base import Array, Index, Linearization
 from stabdask.fields.hill import HillParameters
+from stabdask.kernels.eig import EigResult, Vectors
+from stabdask.kernels.scaled import ScaledSystem, active_members, eig_scaled, gather_cores
 
 if TYPE_CHECKING:
     from stabdask.fields.hopfield import HopfieldCluster
@@ -18,6 +20,20 @@ __all__ = ["ClusterModel", "HopfieldLinearization"]
 
 _CANCELLATION = 1e-8
 """Below this ratio of the difference to its terms, the rotational norm is recomputed without cancellation."""
+
+
+_SPARSE = 0.15
+"""Below this share of entries that are not zero, a sparse product is quicker than a dense one."""
+_SPEED_CELLS = 64
+
+
+def _sparse_or_dense(weights: npt.NDArray[np.floating[Any]]) -> Any:
+    import scipy.sparse
+
+    share = np.count_nonzero(weights) / max(1, weights.size)
+    return (
+        scipy.sparse.csr_array(weights, dtype=np.float64) if share < _SPARSE else weights.astype(np.float64)
+    )
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,10 @@ class ClusterModel:
         As in `HopfieldCluster`, with `hill` for the regulators only.
     core_weights
         ``(r, r)``: W restricted to regulators.
+    system
+        What the cores of all cells have in common.
+    drive
+        W in double precision, sparse where most of it is zero.
     column_norms
         ``(r,)``: sum over effectors of W_ij^2; `outside_norms` the same over genes that do not regulate.
     symmetric
@@ -50,6 +70,8 @@ class ClusterModel:
     bias: Array
     hill: HillParameters
     core_weights: Array
+    system: ScaledSystem
+    drive: Any
     column_norms: Array
     outside_norms: Array
     symmetric: Array
@@ -72,6 +94,8 @@ class ClusterModel:
             bias=p.bias,
             hill=p.hill.take(p.regulators),
             core_weights=core,
+            system=ScaledSystem.of(core, p.gamma[p.regulators]),
+            drive=_sparse_or_dense(p.weights),
             column_norms=norms,
             outside_norms=np.einsum("ij,ij->j", rows, rows, dtype=np.float64),
             symmetric=core * core.T,
@@ -96,28 +120,17 @@ class HopfieldLinearization(Linearization):
         self.active = np.zeros((len(x), model.n_union), dtype=bool)
         self.active[:, model.columns] = self._own
 
-    def _members(self, cells: Index) -> tuple[Index, npt.NDArray[np.bool_]]:
-        """Return, per cell, the positions of its active regulators, padded, and which are real."""
-        own = self._own[cells]
-        width = int(own.sum(axis=1).max(initial=0))
-        order = np.argsort(~own, axis=1, kind="stable")[:, :width]
-        return order, np.take_along_axis(own, order, axis=1)
-
     def cores(self, cells: Index) -> Array:
         """Return zero-padded cores; see `Linearization.cores`."""
-        model = self._model
-        members, real = self._members(cells)
-        slope = np.where(real, np.take_along_axis(self._slope[cells], members, axis=1), 0.0)
-        # One flat 32-bit index and no bounds check: several times faster than indexing rows and columns.
-        flat = members.astype(np.int32)
-        place = flat[:, :, None] * np.int32(len(model.regulators)) + flat[:, None, :]
-        out = model.core_weights.take(place, mode="clip")
-        out *= slope[:, None, :]
-        diagonal = np.arange(members.shape[1])
-        out[:, diagonal, diagonal] -= model.gamma[model.regulators][members]
-        if not real.all():
-            out[~real] = 0.0
-        return out
+        return gather_cores(self._model.system, self._slope[cells])[0]
+
+    def solve(
+        self, cells: Index, *, modes: int | None, vectors: Vectors, dtype: str, backend: str
+    ) -> EigResult:
+        """Return eigenvalues and vectors; see `Linearization.solve`. For eigenvalues no core is formed."""
+        if vectors == "none":
+            return eig_scaled(self._model.system, self._slope[cells], dtype=dtype, backend=backend)
+        return super().solve(cells, modes=modes, vectors=vectors, dtype=dtype, backend=backend)
 
     def lift_right(
         self, cells: Index, values: npt.NDArray[Any], vectors: npt.NDArray[Any]
@@ -159,7 +172,7 @@ class HopfieldLinearization(Linearization):
 
     def _scatter(self, cells: Index, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Put vectors over a core's members ``(cell, mode, k)`` onto all regulators of the cluster."""
-        members, real = self._members(cells)
+        members, real = active_members(self._own[cells])
         out = np.zeros((*vectors.shape[:2], self._own.shape[1]), dtype=vectors.dtype)
         b, position = np.nonzero(real)
         out[b, :, members[b, position]] = vectors[b, :, position]
@@ -206,13 +219,21 @@ class HopfieldLinearization(Linearization):
 
     def speed(self) -> Array:
         """Return |W phi - gamma x + I|."""
-        model = self._model
-        # The conversion before the transpose: a transposed copy costs as much as the product.
-        velocity = self._activation @ model.weights.astype(np.float64, copy=False).T
-        velocity -= model.gamma * self._x
-        velocity += model.bias
-        speed: Array = np.sqrt(np.einsum("cg,cg->c", velocity, velocity))
+        speed = np.empty(len(self._x))
+        for first in range(0, len(speed), _SPEED_CELLS):
+            cells = slice(first, first + _SPEED_CELLS)
+            velocity = self._velocity(cells)
+            speed[cells] = np.sqrt(np.einsum("gc,gc->c", velocity, velocity))
         return speed
+
+    def _velocity(self, cells: slice) -> Array:
+        """Return the velocity of a few cells, ``(gene, cell)``: while they are few it stays in the cache."""
+        model = self._model
+        activation = np.ascontiguousarray(self._activation[cells].T)
+        velocity = np.asarray(model.drive @ activation)
+        velocity -= model.gamma[:, None] * self._x[cells].T
+        velocity += model.bias[:, None]
+        return velocity
 
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return W_ij phi'_j - [i = j] gamma_i."""

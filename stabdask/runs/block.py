@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.fields.base import Array, Field, Index, Linearization
-from stabdask.kernels.eig import canonical_phase, eig
+from stabdask.kernels.eig import canonical_phase
 from stabdask.kernels.threads import single_threaded_blas
 from stabdask.runs.options import Options
 from stabdask.schema import VARIABLES, Status
@@ -32,6 +32,7 @@ NO_LABEL, SKIPPED = -1, -2
 """Cluster codes of cells without a label, and of cells whose cluster has no model and is left out."""
 
 _BATCH_BYTES = 8 * 2**20
+_MOST_CELLS = 1024
 _TOP = 3  # a conjugate pair and what follows it: enough for the abscissa, its frequency and the gap
 
 
@@ -40,7 +41,6 @@ class BlockTimes:
     """Seconds a block spent, by part."""
 
     closed_form_s: float = 0.0
-    cores_s: float = 0.0
     eig_s: float = 0.0
     lift_s: float = 0.0
 
@@ -59,15 +59,17 @@ def output_shapes(options: Options, field: Field, n_cells: int) -> dict[str, tup
 
 
 def batch_cells(options: Options, field: Field) -> int:
-    """Return how many cores are solved in one call: about 8 MB of them and of their vectors.
+    """Return how many cores are solved in one call: 1,024, or about 8 MB of them and of their vectors.
 
     It depends on the field and the options alone, never on memory or workers, so that results do not.
     """
+    if options.vectors == "none":
+        return _MOST_CELLS
     k = max(1, field.largest_core)
     per_cell = 8 * k * k
     if options.vectors != "none":
         per_cell += 16 * options.vector_modes(field) * (2 * field.n_genes + k) + 32 * k * k
-    return int(np.clip(_BATCH_BYTES // per_cell, 1, 1024))
+    return int(np.clip(_BATCH_BYTES // per_cell, 1, _MOST_CELLS))
 
 
 def compute_block(
@@ -178,7 +180,7 @@ def _compute_cluster(
     leading = np.empty((len(rows), _TOP), dtype=np.complex128)
     for first in range(0, len(order), step):
         members = order[first : first + step]
-        leading[members] = _solve_batch(linear, members, rows[members], sizes[members], options, out, times)
+        leading[members] = _solve_batch(linear, members, rows[members], options, out, times)
     start = time.perf_counter()
     _spectral_scalars(rows, leading, rest, counts, out)
     times.closed_form_s += time.perf_counter() - start
@@ -188,27 +190,18 @@ def _solve_batch(
     linear: Linearization,
     members: npt.NDArray[np.intp],
     rows: npt.NDArray[np.intp],
-    sizes: npt.NDArray[np.intp],
     options: Options,
     out: dict[str, npt.NDArray[Any]],
     times: BlockTimes,
 ) -> npt.NDArray[np.complex128]:
     """Solve the cores of `members`, write their results at `rows`, return their leading eigenvalues."""
     start = time.perf_counter()
-    cores = linear.cores(members)
-    built = time.perf_counter()
     modes = out["right_vector"].shape[1] if "right_vector" in out else None
-    result = eig(
-        cores,
-        sizes=sizes,
-        modes=modes,
-        vectors=options.vectors,
-        dtype=options.dtype,
-        backend=options.backend,
+    result = linear.solve(
+        members, modes=modes, vectors=options.vectors, dtype=options.dtype, backend=options.backend
     )
     solved = time.perf_counter()
-    times.cores_s += built - start
-    times.eig_s += solved - built
+    times.eig_s += solved - start
     out["status"][rows] = result.status
     kept = min(out["eigenvalue"].shape[1], result.eigenvalues.shape[1])
     out["eigenvalue"][rows, :kept] = result.eigenvalues[:, :kept]

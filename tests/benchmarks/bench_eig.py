@@ -58,13 +58,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="time budget of one measurement")
     parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
     options = parser.parse_args()
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(f"this machine is busy (load {busy:.1f}): ratios of threads will be too low\n")
     figures = []
     with single_threaded_blas():
         for dtype in options.dtypes:
             for k in options.sizes:
                 figures.append(measure(k, dtype, options.seconds))
                 print(progress(figures[-1]), flush=True)
-    report = {"machine": machine(), "seconds": options.seconds, "figures": figures}
+    report = {"machine": machine(), "load_before": busy, "seconds": options.seconds, "figures": figures}
     print("\n" + table(figures))
     if options.output:
         options.output.write_text(json.dumps(report, indent=2) + "\n")
@@ -73,7 +76,7 @@ def main() -> None:
 def dense_cores(k: int, n: int, dtype: str, seed: int = 0) -> Array:
     """Return random cores whose eigenvalues fill the unit disk about -1."""
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=(n, k, k)) / np.sqrt(k) - np.eye(k)).astype(dtype)
+    return np.asarray(rng.normal(size=(n, k, k)) / np.sqrt(k) - np.eye(k), dtype=dtype)
 
 
 def batch_size(k: int) -> int:

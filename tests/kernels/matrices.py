@@ -413,11 +413,8 @@ def hopfield(density: float, *, saturated: float = 0.0) -> Family:
     """Return W diag(s) - diag(gamma) with slopes over many magnitudes, a fraction of them exactly zero."""
 
     def make(k: int, rng: Generator, _: np.dtype[Any]) -> Array:
-        W = (
-            np.where(rng.random((k, k)) < density, rng.normal(size=(k, k)), 0.0)
-            * 4
-            / np.sqrt(density * k + 1)
-        )
+        strength = 4 / np.sqrt(density * k + 1)
+        W = strength * np.where(rng.random((k, k)) < density, rng.normal(size=(k, k)), 0.0)
         s = 10.0 ** rng.uniform(-3, 0, size=k)
         s[rng.random(k) < saturated] = 0.0
         return W * s - np.diag(rng.uniform(0.3, 2.0, size=k))
@@ -530,6 +527,11 @@ def markov_chain(k: int, rng: Generator, _: np.dtype[Any]) -> Array:
 
 # --- two by two, over and over -----------------------------------------------------------------------------
 
+
+def copies_of(block: npt.ArrayLike) -> Family:
+    return lambda k, _, __: tiled(block, k)
+
+
 for _name, _block in {
     "pairs_real": [[1.0, 2.0], [3.0, 4.0]],
     "pairs_complex": [[1.0, 2.0], [-3.0, 1.5]],
@@ -542,4 +544,4 @@ for _name, _block in {
     "pairs_nilpotent": [[0.0, 1.0], [0.0, 0.0]],
     "pairs_rotation": [[0.0, 1.0], [-1.0, 0.0]],
 }.items():
-    FAMILIES[_name] = lambda k, _rng, _precision, block=_block: tiled(block, k)  # type: ignore[misc]
+    FAMILIES[_name] = copies_of(_block)

@@ -1,7 +1,7 @@
-"""How well a spectrum and its vectors fit a matrix, by formulas that share nothing with a QR iteration.
+"""How well a spectrum and its vectors fit a matrix: singular values, determinants, traces, residuals.
 
-Errors are in units of the norm. A backend may miss by a few roundings, more so with growing size, or by a few
-times what LAPACK misses in the same precision: `allowed` says by how much.
+Errors are relative to the norm. A backend may miss by a few roundings, more with growing size, and by a few
+times what LAPACK misses in the same precision where that is more.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Problem:
         """Return eigenvalues of the matrix as eigenvalues of `scaled`."""
         exponent = unit_scaled(self.matrix)[1]
         values = values.astype(np.complex128)
-        return np.ldexp(values.real, -exponent) + 1j * np.ldexp(values.imag, -exponent)
+        return np.asarray(np.ldexp(values.real, -exponent) + 1j * np.ldexp(values.imag, -exponent))
 
     @cached_property
     def forms(self) -> list[Array]:
@@ -228,9 +228,8 @@ def _residuals(A: Array, values: Array, right: Array | None, left: Array | None)
         if vectors is not None:
             rows = vectors.astype(np.complex128)
             length = np.linalg.norm(rows, axis=1) * norm
-            worst = np.maximum(
-                worst, np.linalg.norm(rows @ transposed - own[:, None] * rows, axis=1) / length
-            )
+            defects = rows @ transposed - own[:, None] * rows
+            worst = np.maximum(worst, np.linalg.norm(defects, axis=1) / length)
     return worst
 
 

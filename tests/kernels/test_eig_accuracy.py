@@ -80,10 +80,9 @@ def solve(
 
 def part_of(whole: EigResult, b: int) -> EigResult:
     """Return what a result holds on entry `b` of its batch, without the axis of the batch."""
-    parts = {
-        name: value if value is None else value[b] for name, value in vars(whole).items() if name != "backend"
-    }
-    return EigResult(**parts, backend=whole.backend)
+    arrays = {name: value for name, value in vars(whole).items() if name != "backend"}
+    own: dict[str, Any] = {name: value if value is None else value[b] for name, value in arrays.items()}
+    return EigResult(**own, backend=whole.backend)
 
 
 def test_a_compiled_backend_is_offered() -> None:
@@ -189,7 +188,7 @@ def test_diagonals_and_triangles_are_exact(backend: str, dtype: str, vectors: An
         np.testing.assert_array_equal(triangle.eigenvalues, np.sort(np.diag(case.matrix))[::-1])
 
 
-BY_HAND = {
+BY_HAND: dict[str, tuple[list[list[float]], list[complex]]] = {
     "real pair": ([[1, 2], [3, 2]], [4, -1]),
     "complex pair": ([[1, -4], [1, 1]], [1 + 2j, 1 - 2j]),
     "equal": ([[3, 0], [0, 3]], [3, 3]),
@@ -213,9 +212,9 @@ BY_HAND = {
 @pytest.mark.parametrize("name", list(BY_HAND))
 @pytest.mark.parametrize("vectors", ["none", "both"])
 def test_small_systems_by_hand(backend: str, dtype: str, name: str, vectors: Any) -> None:
-    matrix, expected = BY_HAND[name]
-    result = eig(np.array([matrix], dtype=dtype), vectors=vectors, backend=backend)
-    tolerance = 8 * np.finfo(dtype).eps
+    core, expected = BY_HAND[name]
+    result = eig(np.array([core], dtype=dtype), vectors=vectors, backend=backend)
+    tolerance = 8 * float(np.finfo(dtype).eps)
     np.testing.assert_allclose(result.eigenvalues[0].real, np.real(expected), rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(result.eigenvalues[0].imag, np.imag(expected), rtol=tolerance, atol=tolerance)
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from stabdask.errors import BackendUnavailableError
 from stabdask.kernels.results import Results
 
-__all__ = ["available", "instruction_set", "instruction_sets", "solve", "why_not"]
+__all__ = ["available", "instruction_set", "instruction_sets", "solve", "solve_scaled", "why_not"]
 
 _INSTRUCTION_SET_VARIABLE = "STABDASK_INSTRUCTION_SET"
 
@@ -95,4 +95,28 @@ def solve(cores: npt.NDArray[Any], sizes: npt.NDArray[np.int64], out: Results) -
         out.trace_defect,
         out.outcome,
         instruction_set(),
+    )
+
+
+def solve_scaled(
+    weights: npt.NDArray[np.float64],
+    shifts: npt.NDArray[np.float64],
+    scales: npt.NDArray[np.float64],
+    out: Results,
+) -> None:
+    """Fill `out`, eigenvalues only, for the matrices ``W[R, R] diag(s_R) - diag(g_R)``, R where s is not zero.
+
+    Parameters
+    ----------
+    weights
+        ``(r, r)`` W.
+    shifts
+        ``(r,)`` g.
+    scales
+        ``(batch, r)`` s, a row for each matrix.
+    out
+        As wide as the largest matrix, at least.
+    """
+    _module().solve_scaled(
+        weights, shifts, scales, out.eigenvalues, out.trace_defect, out.outcome, instruction_set()
     )

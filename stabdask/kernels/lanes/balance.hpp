@@ -72,4 +72,23 @@ LANES_PHASE void balance(Matrix<V> a, int n, V* scale, Team team) {
     }
 }
 
+// Bring the largest entry of `a` (n x n) into [1, 2) by a power of two; returns what eigenvalues are then in units of.
+template <class V, class Team>
+LANES_FN V rescale(Matrix<V> a, int n, Team team) {
+    using S = typename Lane<V>::scalar;
+    V top(S(0));
+    for (int i = 0; i < n; ++i) {
+        for (int j = team.rank(); j < n; j += team.size()) top = larger(top, absolute(a(i, j)));
+    }
+    top = team.maximum(top);
+    const V by = select(top > V(S(0)), power_scale(top), V(S(1)));
+    if (any(by != V(S(1)))) {
+        for (int i = 0; i < n; ++i) {
+            for (int j = team.rank(); j < n; j += team.size()) a(i, j) = a(i, j) * by;
+        }
+    }
+    team.sync();
+    return V(S(1)) / by;
+}
+
 }  // namespace LANES_NAMESPACE

@@ -65,14 +65,10 @@ private:
             return;
         }
         out_.outcome[b] = kSolved;
-        // A matrix of order n with fewer than n - 1 zeros cannot be reducible.
-        if (n < 2 || zeros < n - 1) {
+        if (!cores_.components(b, zeros, graph_)) {
             add({b, -1, n, 0});
             return;
         }
-        graph_.reset(n);
-        cores_.pattern(b, graph_);
-        graph_.find();
         const int64_t base = (int64_t)members_.size();
         if (out_.right) {
             // Vectors need the matrix whole; in this order its reducible form survives every step.
@@ -130,8 +126,8 @@ private:
             lanes[lane].right = out_.right ? out_.right + first * k_ * 2 : nullptr;
             lanes[lane].left = out_.left ? out_.left + first * k_ * 2 : nullptr;
             lanes[lane].overlap = out_.overlap ? out_.overlap + first : nullptr;
-            lanes[lane].residual = out_.residual + piece.matrix;
-            *lanes[lane].residual = std::numeric_limits<double>::quiet_NaN();
+            lanes[lane].residual = out_.residual ? out_.residual + piece.matrix : nullptr;
+            if (out_.residual) *lanes[lane].residual = std::numeric_limits<double>::quiet_NaN();
             lanes[lane].norm = looks_[piece.matrix].norm;
             lanes[lane].row = k_;
             lanes[lane].order = members(piece);
@@ -149,7 +145,7 @@ private:
         const int n = cores_.size(b);
         const Look& look = looks_[b];
         Value<T>* list = values(b);
-        if (!out_.right) std::sort(list, list + n, comes_before<T>);
+        if (!out_.right) std::sort(list, list + n, Canonical());
         double re = 0, im = 0;
         for (int i = 0; i < n; ++i) {
             re += (double)list[i].re;

@@ -19,19 +19,23 @@ public:
         n_ = n;
         words_ = (n + 63) / 64;
         rows_.assign((size_t)n * words_, 0);
-        members.clear();
-        ends.clear();
     }
 
     uint64_t* row(int i) { return rows_.data() + (size_t)i * words_; }
     int words() const { return words_; }
+    int size() const { return n_; }
 
-    // Find the components: `members` lists their nodes one component after the other, each in ascending order,
-    // and `ends` where each one ends.
-    void find() {
-        for (int i = 0; i < n_; ++i) row(i)[i / 64] &= ~(uint64_t(1) << (i % 64));
+    // Find the components of the nodes for which `present(i)`: `members` lists their nodes one component after the
+    // other, each in ascending order, and `ends` where each one ends.
+    template <class Present>
+    void find(Present present) {
+        members.clear();
+        ends.clear();
         std::vector<uint64_t>& all = take();
-        for (int i = 0; i < n_; ++i) all[i / 64] |= uint64_t(1) << (i % 64);
+        for (int i = 0; i < n_; ++i) {
+            row(i)[i / 64] &= ~(uint64_t(1) << (i % 64));
+            if (present(i)) all[i / 64] |= uint64_t(1) << (i % 64);
+        }
         waiting_.clear();
         waiting_.push_back(&all);
         while (!waiting_.empty()) {

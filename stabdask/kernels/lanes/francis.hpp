@@ -449,7 +449,7 @@ LANES_PHASE typename Lane<V>::mask hessenberg_eigenvalues(const Form& form, V si
             first = window_start(h, last, fresh, first, smallest, team);
             const M single = fresh & (first == last);
             const M pair = fresh & (first == last - one);
-            if (any(single)) {
+            if (any(single) && team.rank() == 0) {
                 store_at(re, last, single, element(h, last, 0, last, 0));
                 store_at(im, last, single, zero);
             }
@@ -459,10 +459,12 @@ LANES_PHASE typename Lane<V>::mask hessenberg_eigenvalues(const Form& form, V si
                 eigenvalues_2x2(element(h, last, -1, last, -1), element(h, last, -1, last, 0),
                                 element(h, last, 0, last, -1), corner, re1, im1, re2, im2);
                 make_triangular(form, last, pair & (im1 == zero), re1 - corner, team);
-                store_at(re, last - one, pair, re1);
-                store_at(im, last - one, pair, im1);
-                store_at(re, last, pair, re2);
-                store_at(im, last, pair, im2);
+                if (team.rank() == 0) {
+                    store_at(re, last - one, pair, re1);
+                    store_at(im, last - one, pair, im1);
+                    store_at(re, last, pair, re2);
+                    store_at(im, last, pair, im2);
+                }
             }
             last = select(single, last - one, select(pair, last - two, last));
             const M split = single | pair;

@@ -39,6 +39,19 @@ LANES_FN void divide(V a, V b, V c, V d, V& re, V& im) {
     im = nmadd(a, y, b * x) * shrink;
 }
 
+// Pivots below this are taken as this: about a rounding of the Hessenberg matrix `h`.
+template <class V, class Team>
+LANES_FN V smallest_pivot(Matrix<V> h, int n, Team team) {
+    using S = typename Lane<V>::scalar;
+    V norm(S(0));
+    for (int i = team.rank(); i < n; i += team.size()) {
+        V row(S(0));
+        for (int j = i ? i - 1 : 0; j < n; ++j) row = row + absolute(h(i, j));
+        norm = larger(norm, row);
+    }
+    return larger(team.maximum(norm) * V(Limits<S>::epsilon), V(Limits<S>::smallest / Limits<S>::epsilon));
+}
+
 // Factorize H - (re + i im) I with row exchanges. Pivots smaller than `tiny` become `tiny`. The subdiagonal element
 // of column `kept` is left out, lane by lane.
 template <class V, class Team>

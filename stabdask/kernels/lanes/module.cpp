@@ -39,6 +39,35 @@ void run(const Variant& variant, const DenseProblem<T, Source>& problem) {
     else variant.double_from_double(problem);
 }
 
+const Variant& variant_named(const std::string& name) {
+    const Variant* variant = find_variant(name.c_str());
+    if (!variant) throw nb::value_error(("this processor cannot run the variant " + name).c_str());
+    return *variant;
+}
+
+template <class T>
+void solve_scaled(Array<const double, 2> weights, Array<const double, 1> shifts, Array<const double, 2> scales,
+                  Array<std::complex<T>, 2> values, Array<double, 1> trace_defect, Array<uint8_t, 1> outcome,
+                  const std::string& instruction_set) {
+    const size_t batch = scales.shape(0), r = scales.shape(1), k = values.shape(1);
+    expect(weights, {r, r}, "weights");
+    expect(shifts, {r}, "shifts");
+    expect(values, {batch, k}, "values");
+    expect(trace_defect, {batch}, "trace_defect");
+    expect(outcome, {batch}, "outcome");
+    for (size_t b = 0; b < batch; ++b) {
+        size_t order = 0;
+        for (size_t i = 0; i < r; ++i) order += scales.data()[b * r + i] != 0;
+        if (order > k) throw nb::value_error("values has too few columns");
+    }
+    const ScaledProblem<T> problem{weights.data(), shifts.data(), scales.data(), (int64_t)batch, (int64_t)r, (int64_t)k,
+                                   reinterpret_cast<T*>(values.data()), trace_defect.data(), outcome.data()};
+    const Variant& variant = variant_named(instruction_set);
+    nb::gil_scoped_release released;
+    if constexpr (std::is_same_v<T, float>) variant.float_scaled(problem);
+    else variant.double_scaled(problem);
+}
+
 template <class T, class Source>
 void solve(Cores<Source> cores, Array<const int64_t, 1> sizes, Array<std::complex<T>, 2> values,
            Optional<std::complex<T>, 3> right, Optional<std::complex<T>, 3> left, Optional<double, 2> overlap,
@@ -59,15 +88,14 @@ void solve(Cores<Source> cores, Array<const int64_t, 1> sizes, Array<std::comple
     for (size_t b = 0; b < batch; ++b) {
         if (sizes.data()[b] < 0 || (size_t)sizes.data()[b] > k) throw nb::value_error("a size is out of range");
     }
-    const Variant* variant = find_variant(instruction_set.c_str());
-    if (!variant) throw nb::value_error(("this processor cannot run the variant " + instruction_set).c_str());
+    const Variant& variant = variant_named(instruction_set);
     const auto pairs = [](auto& array) { return array ? reinterpret_cast<T*>(array->data()) : nullptr; };
     const DenseProblem<T, Source> problem{
         cores.data(), sizes.data(), (int64_t)batch, (int64_t)k, (int64_t)modes,
         reinterpret_cast<T*>(values.data()), pairs(right), pairs(left),
         overlap ? overlap->data() : nullptr, residual.data(), trace_defect.data(), outcome.data()};
     nb::gil_scoped_release released;
-    run(*variant, problem);
+    run(variant, problem);
 }
 
 }  // namespace
@@ -87,6 +115,13 @@ NB_MODULE(_lanes, m) {
               nb::arg("overlap").noconvert().none(), nb::arg("residual").noconvert(),
               nb::arg("trace_defect").noconvert(), nb::arg("outcome").noconvert(), nb::arg("instruction_set"));
     };
+    const auto define_scaled = [&m](auto function) {
+        m.def("solve_scaled", function, nb::arg("weights").noconvert(), nb::arg("shifts").noconvert(),
+              nb::arg("scales").noconvert(), nb::arg("values").noconvert(), nb::arg("trace_defect").noconvert(),
+              nb::arg("outcome").noconvert(), nb::arg("instruction_set"));
+    };
+    define_scaled(solve_scaled<float>);
+    define_scaled(solve_scaled<double>);
     define(solve<float, float>);
     define(solve<float, double>);
     define(solve<double, float>);

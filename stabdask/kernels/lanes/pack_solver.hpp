@@ -42,10 +42,12 @@ struct Value {
 };
 
 // Canonical order: real part descending, then imaginary part descending.
-template <class T>
-inline bool comes_before(const Value<T>& a, const Value<T>& b) {
-    return a.re > b.re || (a.re == b.re && a.im > b.im);
-}
+struct Canonical {
+    template <class T>
+    bool operator()(const Value<T>& a, const Value<T>& b) const {
+        return a.re > b.re || (a.re == b.re && a.im > b.im);
+    }
+};
 
 // Where the results of one lane go; complex numbers as pairs, null where not wanted.
 template <class T>
@@ -207,7 +209,7 @@ private:
         mode_of_.resize(out.n);
         for (int i = 0; i < out.n; ++i) order_[i] = i;
         const auto at = [&](int i) { return Value<T>{get(re[i], lane), get(im[i], lane)}; };
-        std::stable_sort(order_.begin(), order_.end(), [&](int i, int j) { return comes_before(at(i), at(j)); });
+        std::stable_sort(order_.begin(), order_.end(), [&](int i, int j) { return Canonical()(at(i), at(j)); });
         T top = 0;
         for (int m = 0; m < out.n; ++m) {
             const Value<T> value = at(order_[m]);

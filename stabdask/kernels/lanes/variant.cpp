@@ -16,10 +16,19 @@ void solve_dense(const DenseProblem<T, Source>& problem) {
     Batch<T, width, DenseCores<Source>>(cores, problem.batch, problem.k, results).solve();
 }
 
+template <class T>
+void solve_scaled(const ScaledProblem<T>& problem) {
+    constexpr int width = LANES_BYTES / sizeof(T);
+    const ScaledCores cores(problem.weights, problem.shifts, problem.scales, problem.batch, problem.r);
+    const Results<T> results{problem.values, nullptr, nullptr, nullptr, nullptr, problem.trace_defect, problem.outcome, 0};
+    Batch<T, width, ScaledCores>(cores, problem.batch, problem.k, results).solve();
+}
+
 const Variant& variant() {
     static const Variant table{
         LANES_STRING(LANES_NAME), solve_dense<float, float>,  solve_dense<float, double>,
         solve_dense<double, float>, solve_dense<double, double>,
+        solve_scaled<float>, solve_scaled<double>,
     };
     return table;
 }

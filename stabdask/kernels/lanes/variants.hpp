@@ -20,12 +20,26 @@ struct DenseProblem {
     uint8_t* outcome;
 };
 
+// Eigenvalues of the matrices of ScaledCores (cores.hpp).
+template <class T>
+struct ScaledProblem {
+    const double* weights;  // (r, r)
+    const double* shifts;   // (r,)
+    const double* scales;   // (batch, r)
+    int64_t batch, r, k;
+    T* values;              // (batch, k): k at least the largest order
+    double* trace_defect;
+    uint8_t* outcome;
+};
+
 struct Variant {
     const char* name;
     void (*float_from_float)(const DenseProblem<float, float>&);
     void (*float_from_double)(const DenseProblem<float, double>&);
     void (*double_from_float)(const DenseProblem<double, float>&);
     void (*double_from_double)(const DenseProblem<double, double>&);
+    void (*float_scaled)(const ScaledProblem<float>&);
+    void (*double_scaled)(const ScaledProblem<double>&);
 };
 
 namespace lanes_baseline {
