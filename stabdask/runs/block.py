@@ -66,9 +66,7 @@ def batch_cells(options: Options, field: Field) -> int:
     if options.vectors == "none":
         return _MOST_CELLS
     k = max(1, field.largest_core)
-    per_cell = 8 * k * k
-    if options.vectors != "none":
-        per_cell += 16 * options.vector_modes(field) * (2 * field.n_genes + k) + 32 * k * k
+    per_cell = 40 * k * k + 16 * options.vector_modes(field) * (2 * field.n_genes + k)
     return int(np.clip(_BATCH_BYTES // per_cell, 1, _MOST_CELLS))
 
 

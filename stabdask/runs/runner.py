@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.clusters import dashboard_url, gpu_client, local_client
 from stabdask.errors import RunFailedError, StabdaskError, StoreMismatchError, UsageError
+from stabdask.kernels import lanes
+from stabdask.runs.executors import open_executor
 from stabdask.runs.job import Job, prepare
-from stabdask.runs.partition import PartitionTask, make_task, run_partition
-from stabdask.runs.plan import Plan, format_bytes, format_seconds, gpu_request, plan_job
+from stabdask.runs.partition import PartitionTask, make_task
+from stabdask.runs.plan import format_bytes, format_seconds, gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
 from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers, total_status
 from stabdask.runs.store import create_store, read_spec, writable
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from stabdask.fields.base import Field
 
 __all__ = ["RunReport", "run", "run_job"]
-
-_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,11 @@ class RunReport:
         return count_failed(self.status_counts)
 
     @property
+    def backend_note(self) -> str | None:
+        """Why the backend is not the compiled solver, where LAPACK stands in for it."""
+        return lanes.why_not() if self.backend == "lapack" else None
+
+    @property
     def complete(self) -> bool:
         """Whether every partition has a receipt."""
         return self.n_partitions_missing == 0
@@ -93,7 +96,13 @@ class RunReport:
         """Return the report as JSON-ready values."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         named = named_counts(self.status_counts)
-        return {**values, "status_counts": named, "n_failed": self.n_failed, "complete": self.complete}
+        return {
+            **values,
+            "status_counts": named,
+            "n_failed": self.n_failed,
+            "complete": self.complete,
+            "backend_note": self.backend_note,
+        }
 
     def __str__(self) -> str:
         counts = counts_text(self.status_counts)
@@ -110,6 +119,8 @@ class RunReport:
                 f"this run     {done:,} of {self.n_partitions:,} partitions on {max(1, self.n_workers)} worker(s) in "
                 f"{format_seconds(self.seconds)}: {self.cells_per_s:,.0f} cells/s with {self.backend}"
             )
+            if self.backend_note:
+                lines.append(f"eigensolver  LAPACK, because the compiled one is {self.backend_note}")
             lines.append(f"memory       at most {format_bytes(self.peak_worker_bytes)} in a worker")
         else:
             lines.append("this run     nothing to do: every partition has its receipt")
@@ -183,6 +194,7 @@ def run(
         If the backend or, with `gpu`, what it takes to use a GPU is missing; nothing has been written.
     """
     n_gpus, options = gpu_request(options, gpu=gpu, workers=workers, client=client)
+    options = _with_recorded_backend(options, Path(store))
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     return run_job(
         job,
@@ -229,7 +241,7 @@ def run_job(
         n_new = 0
         if todo:
             tally = _Tally(receipts, spec.n_cells, begin, show)
-            with _executor(client, plan, show, dashboard) as executor:
+            with open_executor(client, plan, show, dashboard) as executor:
                 n_workers = executor.n_workers
                 tally.start()
                 for receipt in executor.map(_tasks(job, path, todo)):
@@ -239,6 +251,16 @@ def run_job(
             if failures:
                 raise _failed(failures, path)
     return _report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin)
+
+
+def _with_recorded_backend(options: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Let a run that is resumed use the backend it began with, whatever this machine would choose today."""
+    if options.get("backend", "auto") != "auto" or not path.exists():
+        return options
+    try:
+        return {**options, "backend": read_spec(path).options.backend}
+    except StabdaskError:
+        return options  # what is wrong with the store is said where it is opened
 
 
 def _order(partitions: Sequence[int] | None, n_partitions: int) -> list[int]:
@@ -307,101 +329,6 @@ class _Tally:
                     seconds=time.monotonic() - self._begin,
                 )
             )
-
-
-@dataclass
-class _Here:
-    """Computes partitions one after the other in this process."""
-
-    n_workers: int = 0
-    failures: dict[int, str] = field(default_factory=dict)
-
-    def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
-        for task in tasks:
-            yield run_partition(task)
-
-
-class _OnCluster:
-    """Keeps a cluster busy with a window of partitions, so that any number of them can be waiting."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.failures: dict[int, str] = {}
-        self.n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
-
-    def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
-        from distributed import as_completed
-
-        running: dict[Any, PartitionTask] = {}
-        completed = as_completed()
-        try:
-            self._fill(tasks, running, completed)
-            while running:
-                future = next(completed)
-                task = running.pop(future)
-                error = future.exception()
-                if error is None:
-                    yield future.result()
-                else:
-                    self._handle(task, error, running, completed)
-                future.release()
-                self._fill(tasks, running, completed)
-        finally:
-            if running:
-                self.client.cancel(list(running), force=True)
-
-    def _fill(
-        self, tasks: Iterator[PartitionTask], running: dict[Any, PartitionTask], completed: Any
-    ) -> None:
-        # Workers may come and go, so the window is looked at again each time.
-        window = 2 * max(1, sum(self.client.nthreads().values()))
-        while len(running) < window and (task := next(tasks, None)) is not None:
-            self._submit(task, running, completed)
-
-    def _submit(self, task: PartitionTask, running: dict[Any, PartitionTask], completed: Any) -> None:
-        future = self.client.submit(
-            run_partition,
-            task,
-            key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}",
-            pure=False,
-        )
-        running[future] = task
-        completed.add(future)
-
-    def _handle(
-        self, task: PartitionTask, error: BaseException, running: dict[Any, PartitionTask], completed: Any
-    ) -> None:
-        if isinstance(error, StabdaskError):
-            raise error
-        if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
-            self._submit(replace(task, attempt=task.attempt + 1), running, completed)
-            return
-        self.failures[task.partition] = f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def _executor(
-    client: Client | None, plan: Plan | None, show: Any, dashboard: bool
-) -> Iterator[_Here | _OnCluster]:
-    """Give what computes partitions: the caller's cluster, one on this host, or this process."""
-    if client is None and plan is not None and plan.n_workers == 0:
-        yield _Here()
-        return
-    if client is not None and client.asynchronous:
-        raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
-    say = show.message if isinstance(show, ProgressWriter) else None
-    if client is None:
-        assert plan is not None
-        limit = None if plan.memory_bytes is None else plan.worker_limit_bytes
-        how: Any = {"n_workers": plan.n_workers, "memory_limit": limit, "dashboard": dashboard}
-        context: Any = gpu_client(**how, say=say) if plan.n_gpus else local_client(**how)
-    else:
-        context = nullcontext(client)
-    with context as active:
-        url = dashboard_url(active)
-        if say is not None and url:
-            say(f"dashboard    {url}")
-        yield _OnCluster(active)
 
 
 def _failed(failures: dict[int, str], path: Path) -> RunFailedError:

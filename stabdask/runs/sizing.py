@@ -26,6 +26,10 @@ _CHUNK_BYTES = 16 * 2**20
 _MOST_CELLS = 8192
 _FEWEST_CELLS = 128
 _PARTITIONS_WANTED = 32
+_GATHER_BYTES = 24 * 2**20
+"""Cores that are formed a few megabytes at a time, with temporaries."""
+_LANES_BYTES = 5 * 64
+"""Bytes of the compiled solver per entry of the largest core: five matrices, one cache line an entry."""
 _CLOSED_FORM_ARRAYS = 4
 """Float64 arrays (cell, gene) alive at once in the closed forms: expression, velocity and two temporaries."""
 
@@ -84,9 +88,13 @@ def task_bytes(expression: da.Array, field: Field, options: Options, partition_c
     out = output_bytes(field, options)
     k = max(1, field.largest_core)
     batch = min(batch_cells(options, field), block)
-    cores = batch * k * k * 8 * (3 if options.vectors == "none" else 12)
-    vectors = 0
-    if options.vectors != "none":
+    solver = _GATHER_BYTES + _LANES_BYTES * (k + 2) ** 2
+    if options.vectors == "none":
+        # Cores are solved a few megabytes at a time, or never formed.
+        cores = solver + batch * 8 * (4 * len(field.regulator_index) + 6 * k)
+        vectors = 0
+    else:
+        cores = solver + 12 * batch * k * k * 8
         vectors = 5 * batch * options.vector_modes(field) * field.n_genes * 16
     closed = block * 8 * (_CLOSED_FORM_ARRAYS * field.n_genes + 8 * len(field.regulator_index))
     # The chunk is held while it is made dense and cut; results are held once more while they are written.

@@ -36,14 +36,14 @@ LANES_FN V balance_factor(V column, V row, V scale) {
 template <class V, class Team>
 LANES_PHASE void balance(Matrix<V> a, int n, V* scale, Team team) {
     using S = typename Lane<V>::scalar;
-    for (int i = team.rank(); i < n; i += team.size()) scale[i] = V(S(1));
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) scale[i] = V(S(1));
     team.sync();
     bool changed = true;
     for (int pass = 0; changed && pass < kBalancePasses; ++pass) {
         changed = false;
         for (int i = 0; i < n; ++i) {
             V column_top(S(0)), row_top(S(0));
-            for (int j = team.rank(); j < n; j += team.size()) {
+            LANES_FEW for (int j = team.rank(); j < n; j += team.size()) {
                 column_top = larger(column_top, absolute(a(j, i)));
                 row_top = larger(row_top, absolute(a(i, j)));
             }
@@ -51,7 +51,7 @@ LANES_PHASE void balance(Matrix<V> a, int n, V* scale, Team team) {
             const V column_range = power_scale(team.maximum(column_top));
             const V row_range = power_scale(team.maximum(row_top));
             V column(S(0)), row(S(0));
-            for (int j = team.rank(); j < n; j += team.size()) {
+            LANES_FEW for (int j = team.rank(); j < n; j += team.size()) {
                 const V c = a(j, i) * column_range, r = a(i, j) * row_range;
                 column = madd(c, c, column);
                 row = madd(r, r, row);
@@ -63,9 +63,9 @@ LANES_PHASE void balance(Matrix<V> a, int n, V* scale, Team team) {
             changed = true;
             const V back = V(S(1)) / factor;
             team.sync();
-            for (int j = team.rank(); j < n; j += team.size()) a(i, j) = a(i, j) * back;
+            LANES_FEW for (int j = team.rank(); j < n; j += team.size()) a(i, j) = a(i, j) * back;
             team.sync();
-            for (int j = team.rank(); j < n; j += team.size()) a(j, i) = a(j, i) * factor;
+            LANES_FEW for (int j = team.rank(); j < n; j += team.size()) a(j, i) = a(j, i) * factor;
             if (team.rank() == 0) scale[i] = scale[i] * factor;
             team.sync();
         }
@@ -78,13 +78,13 @@ LANES_FN V rescale(Matrix<V> a, int n, Team team) {
     using S = typename Lane<V>::scalar;
     V top(S(0));
     for (int i = 0; i < n; ++i) {
-        for (int j = team.rank(); j < n; j += team.size()) top = larger(top, absolute(a(i, j)));
+        LANES_FEW for (int j = team.rank(); j < n; j += team.size()) top = larger(top, absolute(a(i, j)));
     }
     top = team.maximum(top);
     const V by = select(top > V(S(0)), power_scale(top), V(S(1)));
     if (any(by != V(S(1)))) {
         for (int i = 0; i < n; ++i) {
-            for (int j = team.rank(); j < n; j += team.size()) a(i, j) = a(i, j) * by;
+            LANES_FEW for (int j = team.rank(); j < n; j += team.size()) a(i, j) = a(i, j) * by;
         }
     }
     team.sync();

@@ -135,11 +135,26 @@ LANES_FN auto negligible(V p, V s, V h, V d, V smallest) {
     return small;
 }
 
+// What `window_start` does, for a team: every thread looks at some of the elements.
+template <class V, class Team>
+LANES_FN V window_start_together(Matrix<V> h, V last, V smallest, Team team) {
+    V start(0);
+    LANES_FEW for (int k = 1 + team.rank(); k <= (int)last; k += team.size()) {
+        if (negligible(h(k - 1, k - 1), h(k - 1, k), h(k, k - 1), h(k, k), smallest)) start = V(k);
+    }
+    start = team.maximum(start);
+    const int k = (int)start;
+    if (team.rank() == 0 && k > 0) h(k, k - 1) = V(0);
+    team.sync();
+    return start;
+}
+
 // For each lane of `wanted`, the first row of the undivided window that ends at row `last`: the row of the
 // lowest negligible subdiagonal element, or zero. That element is set to zero.
 template <class V, class M, class Team>
 LANES_FN V window_start(Matrix<V> h, V last, M wanted, V start, V smallest, Team team) {
     using S = typename Lane<V>::scalar;
+    if constexpr (Team::parallel) return window_start_together(h, last, smallest, team);
     M open = wanted;
     start = select(wanted, V(S(0)), start);
     const int top = (int)largest_lane(select(wanted, last, V(S(0))));
@@ -252,7 +267,7 @@ LANES_FN void far_columns(Matrix<V> h, const Reflection<V>* list, int k, int fro
     if constexpr (!Team::parallel) {
         for (; j + 2 <= to; j += 2) reflect_columns<P, 2>(h, list, k, j);
     }
-    for (; j < to; j += team.size()) reflect_columns<P, 1>(h, list, k, j);
+    LANES_FEW for (; j < to; j += team.size()) reflect_columns<P, 1>(h, list, k, j);
 }
 
 // Apply P reflections, the first at column `k`, to rows from .. to - 1 of columns k .. k + P + 1.
@@ -283,7 +298,7 @@ LANES_FN void far_rows(Matrix<V> h, const Reflection<V>* list, int k, int from, 
     if constexpr (!Team::parallel) {
         for (; i + 2 <= to; i += 2) reflect_rows<P, 2>(h, list, k, i);
     }
-    for (; i < to; i += team.size()) reflect_rows<P, 1>(h, list, k, i);
+    LANES_FEW for (; i < to; i += team.size()) reflect_rows<P, 1>(h, list, k, i);
 }
 
 // What the sweeps work on: where only eigenvalues are wanted, the part of `h` between the outermost windows; for the
@@ -330,53 +345,65 @@ LANES_FN void far_panel(
     if (done < count) far_updates<1>(form, list + done, k + done, k, low, high, window_end, team);
 }
 
+// Reflections k0 .. k1 - 1 of a sweep, into `list`, and their work inside the window of rows and columns k0 ..
+// window_end.
+template <class V, class M, class Team>
+LANES_FN void near_panel(Matrix<V> h, const SweepStart<V>& begin, V first, V last, M active, Reflection<V>* list, int k0,
+                         int k1, int high, int window_end, Team team) {
+    using S = typename Lane<V>::scalar;
+    const V zero(S(0));
+    for (int k = k0; k < k1; ++k) {
+        const V at = V(S(k));
+        const M inside = active & (first <= at) & (last > at);
+        const M starts = inside & (first == at);
+        const M continues = inside & (first < at);
+        V x0 = begin.x0, x1 = begin.x1, x2 = begin.x2;
+        if (k > 0) {
+            x0 = select(starts, x0, h(k, k - 1));
+            x1 = select(starts, x1, h(k + 1, k - 1));
+            x2 = select(starts, x2, h(k + 2, k - 1));
+        }
+        // The last reflection of a window has two rows only.
+        const M third = last > V(S(k + 1));
+        x2 = select(third, x2, zero);
+        V beta;
+        const Reflection<V> r = reflection_of(x0, x1, x2, inside, beta);
+        if (team.rank() == 0) list[k - k0] = r;
+        team.sync();
+        if (k > 0 && team.rank() == 0) {
+            h(k, k - 1) = select(continues, beta, h(k, k - 1));
+            h(k + 1, k - 1) = select(continues, zero, h(k + 1, k - 1));
+            h(k + 2, k - 1) = select(continues & third, zero, h(k + 2, k - 1));
+        }
+        LANES_FEW for (int j = k + team.rank(); j <= window_end; j += team.size()) {
+            reflect(r, h(k, j), h(k + 1, j), h(k + 2, j));
+        }
+        team.sync();
+        const int bottom = k + 3 < high ? k + 3 : high;
+        LANES_FEW for (int i = k0 + team.rank(); i <= bottom; i += team.size()) {
+            reflect(r, h(i, k), h(i, k + 1), h(i, k + 2));
+        }
+        team.sync();
+    }
+}
+
 // One double-shift sweep of every lane of `active` over its window first .. last. Row and column n, which hold
-// zeros, take part.
+// zeros, take part. The windows are too small for a whole team.
 template <class Form, class V, class M, class Team>
 LANES_PHASE void sweep(const Form& form, V first, V last, M active, V stalled, Team team) {
     using S = typename Lane<V>::scalar;
-    const V zero(S(0));
     const Matrix<V> h = form.h;
     const int low = (int)smallest_lane(select(active, first, V(S(1e6))));
-    const int high = (int)largest_lane(select(active, last, zero));
-    const SweepStart<V> begin = sweep_start(h, first, last, stalled);
-    Reflection<V> list[kPanel];
+    const int high = (int)largest_lane(select(active, last, V(S(0))));
+    SweepStart<V> begin{};
+    if (team.leads()) begin = sweep_start(h, first, last, stalled);
+    Reflection<V> own[kPanel];
+    Reflection<V>* const list = team.board(own);
     for (int k0 = low; k0 < high; k0 += kPanel) {
         const int k1 = k0 + kPanel < high ? k0 + kPanel : high;
         const int window_end = k1 + 1 < high ? k1 + 1 : high;
-        for (int k = k0; k < k1; ++k) {
-            const V at = V(S(k));
-            const M inside = active & (first <= at) & (last > at);
-            const M starts = inside & (first == at);
-            const M continues = inside & (first < at);
-            V x0 = begin.x0, x1 = begin.x1, x2 = begin.x2;
-            if (k > 0) {
-                x0 = select(starts, x0, h(k, k - 1));
-                x1 = select(starts, x1, h(k + 1, k - 1));
-                x2 = select(starts, x2, h(k + 2, k - 1));
-            }
-            // The last reflection of a window has two rows only.
-            const M third = last > V(S(k + 1));
-            x2 = select(third, x2, zero);
-            V beta;
-            const Reflection<V> r = reflection_of(x0, x1, x2, inside, beta);
-            list[k - k0] = r;
-            team.sync();
-            if (k > 0 && team.rank() == 0) {
-                h(k, k - 1) = select(continues, beta, h(k, k - 1));
-                h(k + 1, k - 1) = select(continues, zero, h(k + 1, k - 1));
-                h(k + 2, k - 1) = select(continues & third, zero, h(k + 2, k - 1));
-            }
-            for (int j = k + team.rank(); j <= window_end; j += team.size()) {
-                reflect(r, h(k, j), h(k + 1, j), h(k + 2, j));
-            }
-            team.sync();
-            const int bottom = k + 3 < high ? k + 3 : high;
-            for (int i = k0 + team.rank(); i <= bottom; i += team.size()) {
-                reflect(r, h(i, k), h(i, k + 1), h(i, k + 2));
-            }
-            team.sync();
-        }
+        if (team.leads()) near_panel(h, begin, first, last, active, list, k0, k1, high, window_end, team.leaders());
+        team.sync();
         far_panel(form, list, k1 - k0, k0, low, high, window_end, team);
         team.sync();
     }
@@ -406,13 +433,13 @@ LANES_PHASE void make_triangular(const SchurForm<V>& form, V last, M lanes, V di
         s = s / length;
         c = c / length;
         team.sync();
-        for (int j = e - 1 + team.rank(); j < form.n; j += team.size()) {
+        LANES_FEW for (int j = e - 1 + team.rank(); j < form.n; j += team.size()) {
             const S a = at(h, e - 1, j), b = at(h, e, j);
             at(h, e - 1, j) = madd(s, b, c * a);
             at(h, e, j) = nmadd(s, a, c * b);
         }
         team.sync();
-        for (int i = team.rank(); i < form.n; i += team.size()) {
+        LANES_FEW for (int i = team.rank(); i < form.n; i += team.size()) {
             if (i <= e) {
                 const S a = at(h, i, e - 1), b = at(h, i, e);
                 at(h, i, e - 1) = madd(s, b, c * a);
@@ -458,7 +485,8 @@ LANES_PHASE typename Lane<V>::mask hessenberg_eigenvalues(const Form& form, V si
                 const V corner = element(h, last, 0, last, 0);
                 eigenvalues_2x2(element(h, last, -1, last, -1), element(h, last, -1, last, 0),
                                 element(h, last, 0, last, -1), corner, re1, im1, re2, im2);
-                make_triangular(form, last, pair & (im1 == zero), re1 - corner, team);
+                const M real = pair & (im1 == zero);
+                make_triangular(form, last, real, re1 - corner, team);
                 if (team.rank() == 0) {
                     store_at(re, last - one, pair, re1);
                     store_at(im, last - one, pair, im1);

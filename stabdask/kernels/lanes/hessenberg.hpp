@@ -25,13 +25,13 @@ template <class V, class Team>
 LANES_FN V make_reflection(Matrix<V> a, int n, int k, V* v, bool keep, Team team) {
     using S = typename Lane<V>::scalar;
     V top(S(0));
-    for (int i = k + 2 + team.rank(); i < n; i += team.size()) top = larger(top, absolute(a(i, k)));
+    LANES_FEW for (int i = k + 2 + team.rank(); i < n; i += team.size()) top = larger(top, absolute(a(i, k)));
     top = team.maximum(top);
     const V alpha = a(k + 1, k);
     const auto needed = top > V(S(0));
     const V in_range = power_scale(larger(top, absolute(alpha)));
     V squares(S(0));
-    for (int i = k + 2 + team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = k + 2 + team.rank(); i < n; i += team.size()) {
         const V x = a(i, k) * in_range;
         squares = madd(x, x, squares);
     }
@@ -43,7 +43,7 @@ LANES_FN V make_reflection(Matrix<V> a, int n, int k, V* v, bool keep, Team team
     const V tau = select(needed, (safe_beta - head) / safe_beta, V(S(0)));
     const V shrink = select(needed, in_range / (head - safe_beta), V(S(0)));
     team.sync();
-    for (int i = k + 2 + team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = k + 2 + team.rank(); i < n; i += team.size()) {
         v[i] = a(i, k) * shrink;
         a(i, k) = keep ? v[i] : V(S(0));
     }
@@ -59,12 +59,12 @@ LANES_FN V make_reflection(Matrix<V> a, int n, int k, V* v, bool keep, Team team
 template <class V, class Team>
 LANES_FN void first_products(Matrix<V> a, int n, const V* v, V* y, V* w, Team team) {
     using S = typename Lane<V>::scalar;
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         V sum(S(0));
         for (int j = 1; j < n; ++j) sum = madd(a(i, j), v[j], sum);
         y[i] = sum;
     }
-    for (int j = 1 + team.rank(); j < n; j += team.size()) {
+    LANES_FEW for (int j = 1 + team.rank(); j < n; j += team.size()) {
         V sum(S(0));
         for (int i = 1; i < n; ++i) sum = madd(v[i], a(i, j), sum);
         w[j] = sum;
@@ -123,7 +123,7 @@ LANES_FN void update_pass(Matrix<V> a, int n, int k, const HessenbergWork<V>& wo
 template <class V, class Team>
 LANES_FN void update_pass(Matrix<V> a, int n, int k, const HessenbergWork<V>& work, Team team) {
     using S = typename Lane<V>::scalar;
-    for (int j = k + 2 + team.rank(); j < n; j += team.size()) {
+    LANES_FEW for (int j = k + 2 + team.rank(); j < n; j += team.size()) {
         const V vj = work.v[j], qj = work.q[j];
         V sum(S(0));
         for (int i = 0; i < n; ++i) {
@@ -135,7 +135,7 @@ LANES_FN void update_pass(Matrix<V> a, int n, int k, const HessenbergWork<V>& wo
         work.next_w[j] = sum;
     }
     team.sync();
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         V sum(S(0));
         for (int j = k + 2; j < n; ++j) sum = madd(a(i, j), work.next[j], sum);
         work.y[i] = sum;
@@ -154,17 +154,17 @@ LANES_PHASE void reduce_to_hessenberg(Matrix<V> a, int n, bool keep, V* tau, Hes
     for (int k = 0;; ++k) {
         if (keep && team.rank() == 0) tau[k] = t;
         V overlap(S(0));
-        for (int i = k + 1 + team.rank(); i < n; i += team.size()) overlap = madd(work.v[i], work.y[i], overlap);
+        LANES_FEW for (int i = k + 1 + team.rank(); i < n; i += team.size()) overlap = madd(work.v[i], work.y[i], overlap);
         overlap = team.sum(overlap) * t;
         team.sync();
-        for (int j = k + 1 + team.rank(); j < n; j += team.size()) {
+        LANES_FEW for (int j = k + 1 + team.rank(); j < n; j += team.size()) {
             work.q[j] = t * nmadd(overlap, work.v[j], work.w[j]);
         }
-        for (int i = team.rank(); i < n; i += team.size()) work.y[i] = work.y[i] * t;
+        LANES_FEW for (int i = team.rank(); i < n; i += team.size()) work.y[i] = work.y[i] * t;
         team.sync();
         // Column k + 1 first, because the next reflection is made from it.
         const V q = work.q[k + 1];
-        for (int i = team.rank(); i < n; i += team.size()) {
+        LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
             V x = a(i, k + 1) - work.y[i];
             if (i > k) x = nmadd(work.v[i], q, x);
             a(i, k + 1) = x;
@@ -172,7 +172,7 @@ LANES_PHASE void reduce_to_hessenberg(Matrix<V> a, int n, bool keep, V* tau, Hes
         team.sync();
         if (k == n - 3) {
             // The last reflection: only the last column is left to update.
-            for (int i = team.rank(); i < n; i += team.size()) {
+            LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
                 V x = nmadd(work.y[i], work.v[n - 1], a(i, n - 1));
                 if (i > k) x = nmadd(work.v[i], work.q[n - 1], x);
                 a(i, n - 1) = x;
@@ -195,24 +195,24 @@ LANES_PHASE void reduce_to_hessenberg(Matrix<V> a, int n, bool keep, V* tau, Hes
 template <class V, class Team>
 LANES_PHASE void form_q(Matrix<V> h, int n, const V* tau, Matrix<V> q, V* v, V* w, Team team) {
     using S = typename Lane<V>::scalar;
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         for (int j = 0; j < n; ++j) q(i, j) = V(S(i == j ? 1 : 0));
     }
     team.sync();
     // From the last reflection to the first: each changes only rows and columns k + 1 on of what it meets.
     for (int k = n - 3; k >= 0; --k) {
         const V t = tau[k];
-        for (int i = k + 2 + team.rank(); i < n; i += team.size()) v[i] = h(i, k);
+        LANES_FEW for (int i = k + 2 + team.rank(); i < n; i += team.size()) v[i] = h(i, k);
         if (team.rank() == 0) v[k + 1] = V(S(1));
-        for (int j = k + 1 + team.rank(); j < n; j += team.size()) w[j] = V(S(0));
+        LANES_FEW for (int j = k + 1 + team.rank(); j < n; j += team.size()) w[j] = V(S(0));
         team.sync();
         for (int i = k + 1; i < n; ++i) {
             const V vi = v[i] * t;
-            for (int j = k + 1 + team.rank(); j < n; j += team.size()) w[j] = madd(vi, q(i, j), w[j]);
+            LANES_FEW for (int j = k + 1 + team.rank(); j < n; j += team.size()) w[j] = madd(vi, q(i, j), w[j]);
         }
         for (int i = k + 1; i < n; ++i) {
             const V vi = v[i];
-            for (int j = k + 1 + team.rank(); j < n; j += team.size()) q(i, j) = nmadd(vi, w[j], q(i, j));
+            LANES_FEW for (int j = k + 1 + team.rank(); j < n; j += team.size()) q(i, j) = nmadd(vi, w[j], q(i, j));
         }
         team.sync();
     }

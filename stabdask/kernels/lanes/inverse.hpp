@@ -44,7 +44,7 @@ template <class V, class Team>
 LANES_FN V smallest_pivot(Matrix<V> h, int n, Team team) {
     using S = typename Lane<V>::scalar;
     V norm(S(0));
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         V row(S(0));
         for (int j = i ? i - 1 : 0; j < n; ++j) row = row + absolute(h(i, j));
         norm = larger(norm, row);
@@ -58,7 +58,7 @@ template <class V, class Team>
 LANES_PHASE void factorize(Matrix<V> h, int n, V re, V im, V tiny, V kept, Factors<V> f, Team team) {
     using S = typename Lane<V>::scalar;
     const V zero(S(0)), one(S(1));
-    for (int j = team.rank(); j < n; j += team.size()) {
+    LANES_FEW for (int j = team.rank(); j < n; j += team.size()) {
         f.upper_re(0, j) = j == 0 ? h(0, 0) - re : h(0, j);
         f.upper_im(0, j) = j == 0 ? -im : zero;
     }
@@ -76,7 +76,7 @@ LANES_PHASE void factorize(Matrix<V> h, int n, V re, V im, V tiny, V kept, Facto
         divide(select(swap, pr, below), select(swap, pi, zero), pivot_re, pivot_im, mr, mi);
         divide(one, zero, pivot_re, pivot_im, qr, qi);
         team.sync();
-        for (int j = i + 1 + team.rank(); j < n; j += team.size()) {
+        LANES_FEW for (int j = i + 1 + team.rank(); j < n; j += team.size()) {
             const V ur = f.upper_re(i, j), ui = f.upper_im(i, j);
             const V br = j == i + 1 ? h(i + 1, j) - re : h(i + 1, j);
             const V bi = j == i + 1 ? -im : zero;
@@ -120,7 +120,7 @@ LANES_FN void keep_in_range(ComplexVector<V> x, int n, V& re, V& im, V& shrunk, 
     if (!any(grown)) return;
     const V by = select(grown, power_scale(top), V(S(1)));
     team.sync();
-    for (int j = team.rank(); j < n; j += team.size()) {
+    LANES_FEW for (int j = team.rank(); j < n; j += team.size()) {
         x.re[j] = x.re[j] * by;
         x.im[j] = x.im[j] * by;
     }
@@ -138,7 +138,7 @@ LANES_PHASE void solve_upper(const Factors<V>& f, int n, V given, ComplexVector<
         // Row by row: a product of row i with what is known already.
         using S = typename Lane<V>::scalar;
         V sr(S(0)), si(S(0));
-        for (int j = i + 1 + team.rank(); j < n; j += team.size()) {
+        LANES_FEW for (int j = i + 1 + team.rank(); j < n; j += team.size()) {
             const V ur = f.upper_re(i, j), ui = f.upper_im(i, j), xr = x.re[j], xi = x.im[j];
             sr = nmadd(ui, xi, madd(ur, xr, sr));
             si = madd(ui, xr, madd(ur, xi, si));
@@ -173,7 +173,7 @@ LANES_PHASE void solve_upper_adjoint(const Factors<V>& f, int n, V given, Comple
         im = select(free, im, ri);
         keep_in_range(x, n, re, im, shrunk, team);
         team.sync();
-        for (int j = i + 1 + team.rank(); j < n; j += team.size()) {
+        LANES_FEW for (int j = i + 1 + team.rank(); j < n; j += team.size()) {
             const V ur = f.upper_re(i, j), ui = f.upper_im(i, j);
             const auto open = given < V(S(j));
             x.re[j] = select(open, nmadd(ui, im, nmadd(ur, re, x.re[j])), x.re[j]);
@@ -253,7 +253,7 @@ template <class V, class Team>
 LANES_FN V largest_component(ComplexVector<V> x, int n, Team team) {
     using S = typename Lane<V>::scalar;
     V top(S(0));
-    for (int i = team.rank(); i < n; i += team.size()) top = larger(top, larger(absolute(x.re[i]), absolute(x.im[i])));
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) top = larger(top, larger(absolute(x.re[i]), absolute(x.im[i])));
     return team.maximum(top);
 }
 
@@ -263,7 +263,7 @@ LANES_FN void scale_to_one(ComplexVector<V> x, int n, Team team) {
     using S = typename Lane<V>::scalar;
     const V top = largest_component(x, n, team);
     const V by = select(top > V(S(0)), power_scale(top), V(S(1)));
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         x.re[i] = x.re[i] * by;
         x.im[i] = x.im[i] * by;
     }
@@ -279,10 +279,10 @@ LANES_PHASE M inverse_iteration(
     using S = typename Lane<V>::scalar;
     const V zero(S(0)), one(S(1));
     V reached = zero;
-    for (int i = team.rank(); i < n; i += team.size()) best.re[i] = best.im[i] = zero;
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) best.re[i] = best.im[i] = zero;
     M open = wanted;
     for (int attempt = 0; attempt < kStarts && any(open); ++attempt) {
-        for (int i = team.rank(); i < n; i += team.size()) {
+        LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
             x.re[i] = select(size > V(S(i)), tiny * V(S(start_sign(i, attempt))), zero);
             x.im[i] = zero;
         }
@@ -296,7 +296,7 @@ LANES_PHASE M inverse_iteration(
             const V top = largest_component(x, n, team);
             const V growth = top * (tiny / (right_side * larger(shrunk, V(Limits<S>::smallest))));
             const M better = open & (growth > reached);
-            for (int i = team.rank(); i < n; i += team.size()) {
+            LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
                 best.re[i] = select(better, x.re[i], best.re[i]);
                 best.im[i] = select(better, x.im[i], best.im[i]);
             }
@@ -320,7 +320,7 @@ LANES_PHASE void substitution(
     Matrix<V> t, const Factors<V>& f, int n, V place, V re, V im, ComplexVector<V> x, Team team) {
     using S = typename Lane<V>::scalar;
     const V zero(S(0)), one(S(1));
-    for (int i = team.rank(); i < n; i += team.size()) x.re[i] = x.im[i] = zero;
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) x.re[i] = x.im[i] = zero;
     team.sync();
     const auto pair = im != zero;
     const V a = element(t, place, 0, place, 0), b = element(t, place, 0, place, 1);
@@ -356,7 +356,7 @@ LANES_PHASE void substitution(
 template <class V, class Team>
 LANES_PHASE void multiply(Matrix<V> z, int n, ComplexVector<V> x, ComplexVector<V> scratch, Team team) {
     using S = typename Lane<V>::scalar;
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         V re(S(0)), im(S(0));
         for (int j = 0; j < n; ++j) {
             re = madd(z(i, j), x.re[j], re);
@@ -366,7 +366,7 @@ LANES_PHASE void multiply(Matrix<V> z, int n, ComplexVector<V> x, ComplexVector<
         scratch.im[i] = im;
     }
     team.sync();
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         x.re[i] = scratch.re[i];
         x.im[i] = scratch.im[i];
     }
@@ -380,19 +380,19 @@ LANES_PHASE void back_transform(
     using S = typename Lane<V>::scalar;
     for (int k = n - 3; k >= 0; --k) {
         const V t = tau[k];
-        for (int i = k + 2 + team.rank(); i < n; i += team.size()) v[i] = h(i, k);
+        LANES_FEW for (int i = k + 2 + team.rank(); i < n; i += team.size()) v[i] = h(i, k);
         if (team.rank() == 0) v[k + 1] = V(S(1));
         team.sync();
         for (int m = 0; m < count; ++m) {
             const ComplexVector<V> x = vectors[m];
             V sr(S(0)), si(S(0));
-            for (int i = k + 1 + team.rank(); i < n; i += team.size()) {
+            LANES_FEW for (int i = k + 1 + team.rank(); i < n; i += team.size()) {
                 sr = madd(v[i], x.re[i], sr);
                 si = madd(v[i], x.im[i], si);
             }
             sr = team.sum(sr) * t;
             si = team.sum(si) * t;
-            for (int i = k + 1 + team.rank(); i < n; i += team.size()) {
+            LANES_FEW for (int i = k + 1 + team.rank(); i < n; i += team.size()) {
                 x.re[i] = nmadd(v[i], sr, x.re[i]);
                 x.im[i] = nmadd(v[i], si, x.im[i]);
             }
@@ -408,7 +408,7 @@ LANES_PHASE void normalize(ComplexVector<V> x, int n, Team team) {
     const V zero(S(0)), one(S(1));
     scale_to_one(x, n, team);
     V squares(S(0)), top(S(0));
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         const V size = madd(x.re[i], x.re[i], x.im[i] * x.im[i]);
         squares = squares + size;
         top = larger(top, size);
@@ -429,7 +429,7 @@ LANES_PHASE void normalize(ComplexVector<V> x, int n, Team team) {
     pr = pr * by;
     pi = pi * by;
     team.sync();
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         // Times the conjugate of the pivot.
         const V re = madd(x.im[i], pi, x.re[i] * pr), im = nmadd(x.re[i], pi, x.im[i] * pr);
         x.re[i] = re;

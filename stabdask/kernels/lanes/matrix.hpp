@@ -24,6 +24,14 @@ struct Serial {
     LANES_FN int rank() const { return 0; }
     LANES_FN int size() const { return 1; }
     LANES_FN void sync() const {}
+    // Whether a thread is one of the few that do together what is too little for all, and their team.
+    LANES_FN bool leads() const { return true; }
+    LANES_FN Serial leaders() const { return {}; }
+    // Memory that all share for a few numbers, in place of what each has of its `own`.
+    template <class V>
+    LANES_FN V* board(V* own) const {
+        return own;
+    }
     template <class V>
     LANES_FN V sum(V x) const {
         return x;

@@ -11,9 +11,12 @@
 #define LANES_PHASE __device__
 #define LANES_CUDA 1
 #define LANES_UNROLL _Pragma("unroll")
+// Before a loop that a team shares out: each thread has few turns, which unrolled would only take longer to compile.
+#define LANES_FEW _Pragma("unroll 1")
 #else
 #define LANES_FN inline __attribute__((always_inline))
 #define LANES_UNROLL _Pragma("GCC unroll 16")
+#define LANES_FEW
 // A whole phase of the work: one copy, whoever calls it, for the sake of the compiler's time.
 #define LANES_PHASE inline __attribute__((noinline))
 #include <cmath>

@@ -30,7 +30,7 @@ LANES_FN int count_bits(unsigned x) {
 // The matrix as one part, in the order it has.
 template <class Team>
 LANES_FN void one_part(int n, Parts parts, Team team) {
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         parts.order[i] = i;
         parts.part[i] = 0;
     }
@@ -53,14 +53,14 @@ LANES_PHASE void find_parts(Edge edge, int n, Parts parts, Team team) {
     // Paths by way of rows up to m. Row m itself has nothing to gain in step m, so nobody writes to it.
     for (int m = 0; m < n; ++m) {
         const unsigned* through = parts.row(m, n);
-        for (int i = team.rank(); i < n; i += team.size()) {
+        LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
             if (i == m || !parts.path(i, m, n)) continue;
             unsigned* own = parts.row(i, n);
             for (int w = 0; w < words; ++w) own[w] |= through[w];
         }
         team.sync();
     }
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         int first = i, count = 0;
         for (int j = 0; j < i && first == i; ++j) {
             if (parts.path(i, j, n) && parts.path(j, i, n)) first = j;
@@ -71,7 +71,7 @@ LANES_PHASE void find_parts(Edge edge, int n, Parts parts, Team team) {
     }
     team.sync();
     // Whoever has a path to another part reaches more than that part does.
-    for (int i = team.rank(); i < n; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < n; i += team.size()) {
         const int reach = parts.reach[i], part = parts.part[i];
         int place = 0;
         for (int j = 0; j < n; ++j) {

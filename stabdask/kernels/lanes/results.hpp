@@ -1,4 +1,4 @@
-// What a solver returns: the same for packs on a CPU and for teams on a GPU.
+// What solvers on CPU and GPU say of eigenvalues alike.
 #pragma once
 
 #include "pack.hpp"
@@ -17,19 +17,5 @@ template <class T>
 LANES_FN bool comes_before(const Value<T>& a, const Value<T>& b) {
     return a.re > b.re || (a.re == b.re && a.im > b.im);
 }
-
-// Results, laid out as NumPy has them; complex numbers as pairs. Null where not wanted.
-template <class T>
-struct Results {
-    T* values;               // (batch, k, 2)
-    T* right;                // (batch, modes, k, 2)
-    T* left;                 // (batch, modes, k, 2)
-    double* overlap;         // (batch, modes): |y^H x|
-    double* residual;        // (batch,): largest |C x - lambda x| / |C|
-    double* trace_defect;    // (batch,): |sum of eigenvalues - trace| / |C|
-    unsigned char* outcome;  // (batch,)
-    long long width;         // k: of the rows of values, right and left
-    long long modes;
-};
 
 }  // namespace LANES_NAMESPACE

@@ -39,11 +39,24 @@ struct Storage {
     int* integers;
 };
 
+// Where results go, laid out as NumPy has them; complex numbers as pairs. `left` and `overlap` null where not wanted.
+template <class T>
+struct TeamResults {
+    T* values;               // (batch, width, 2)
+    T* right;                // (batch, modes, width, 2)
+    T* left;                 // (batch, modes, width, 2)
+    double* overlap;         // (batch, modes): |y^H x|
+    double* residual;        // (batch,): largest |C x - lambda x| / |C|
+    double* trace_defect;    // (batch,): |sum of eigenvalues - trace| / |C|
+    unsigned char* outcome;  // (batch,)
+    long long width, modes;
+};
+
 template <class T, class Team>
 class TeamSolver {
 public:
     // `again` marks the matrices that need their Schur form and have no vectors yet.
-    LANES_FN TeamSolver(const Source& source, const Results<T>& out, unsigned char* again, Storage<T> storage, Team team)
+    LANES_FN TeamSolver(const Source& source, const TeamResults<T>& out, unsigned char* again, Storage<T> storage, Team team)
         : source_(source), out_(out), again_(again), storage_(storage), team_(team) {}
 
     template <Task task>
@@ -101,7 +114,7 @@ private:
     }
 
     LANES_FN void clear_border(Matrix<T> a) {
-        for (int i = team_.rank(); i <= n_; i += team_.size()) a(i, n_) = a(n_, i) = T(0);
+        LANES_FEW for (int i = team_.rank(); i <= n_; i += team_.size()) a(i, n_) = a(n_, i) = T(0);
         team_.sync();
     }
 
@@ -129,7 +142,7 @@ private:
         const T unit = rescale(a, n, team_);
         reduce_to_hessenberg(a, n, false, scale(), hessenberg_work(), team_);
         const bool solved = hessenberg_eigenvalues(Eigenvalues<T>{a}, T(n), re, im, team_);
-        for (int i = team_.rank(); i < n; i += team_.size()) {
+        LANES_FEW for (int i = team_.rank(); i < n; i += team_.size()) {
             re[i] = re[i] * unit;
             im[i] = im[i] * unit;
         }
@@ -141,7 +154,7 @@ private:
     LANES_FN bool finish_values(T unit) {
         const T *const re = this->re(), *const im = this->im();
         double sum_re = 0, sum_im = 0;
-        for (int i = team_.rank(); i < n_; i += team_.size()) {
+        LANES_FEW for (int i = team_.rank(); i < n_; i += team_.size()) {
             sum_re = sum_re + widen(re[i] * unit);
             sum_im = sum_im + widen(im[i] * unit);
         }
@@ -151,7 +164,7 @@ private:
         if (team_.rank() == 0) out_.trace_defect[b_] = root(sum_re * sum_re + sum_im * sum_im) / look_.norm;
         const double down = 1.0 / look_.up;
         T* const values = out_.values + 2 * b_ * out_.width;
-        for (int i = team_.rank(); i < n_; i += team_.size()) {
+        LANES_FEW for (int i = team_.rank(); i < n_; i += team_.size()) {
             const Value<T> own{re[i], im[i]};
             int mode = 0;
             for (int j = 0; j < n_; ++j) {
@@ -160,12 +173,17 @@ private:
             }
             mode_of()[i] = mode;
             place_of()[mode] = i;
-            // Adding zero makes a negative zero positive.
-            values[2 * mode] = narrow<T>(widen(own.re * unit) * down) + T(0);
-            values[2 * mode + 1] = narrow<T>(widen(own.im * unit) * down) + T(0);
+            values[2 * mode] = number(widen(own.re * unit) * down);
+            values[2 * mode + 1] = number(widen(own.im * unit) * down);
         }
         team_.sync();
         return true;
+    }
+
+    // In the precision of the results, zeros positive.
+    static LANES_FN T number(double x) {
+        const T out = narrow<T>(x);
+        return widen(out) == 0 ? T(0) : out;
     }
 
     // Once the matrix is loaded, nobody asks for its parts.
@@ -229,10 +247,10 @@ private:
     LANES_FN bool crowded(T corner) const {
         const T *const re = this->re(), *const im = this->im();
         T top = corner;
-        for (int i = team_.rank(); i < n_; i += team_.size()) top = larger(top, larger(absolute(re[i]), absolute(im[i])));
+        LANES_FEW for (int i = team_.rank(); i < n_; i += team_.size()) top = larger(top, larger(absolute(re[i]), absolute(im[i])));
         const T near = team_.maximum(top) * Limits<T>::epsilon * T(kNear);
         T found(0);
-        for (int m = team_.rank(); m < modes(); m += team_.size()) {
+        LANES_FEW for (int m = team_.rank(); m < modes(); m += team_.size()) {
             const int i = place_of()[m];
             for (int j = 0; j < n_; ++j) {
                 if (j != i && absolute(re[j] - re[i]) <= near && absolute(im[j] - im[i]) <= near) found = T(1);
@@ -296,7 +314,7 @@ private:
     LANES_FN void undo_balance(ComplexVector<T> from, ComplexVector<T> to) {
         // Range first: balancing may stretch components by many powers of two.
         scale_to_one(from, n_, team_);
-        for (int i = team_.rank(); i < n_; i += team_.size()) {
+        LANES_FEW for (int i = team_.rank(); i < n_; i += team_.size()) {
             const T by = Left ? T(1) / scale()[i] : scale()[i];
             to.re[parts_.order[i]] = from.re[i] * by;
             to.im[parts_.order[i]] = from.im[i] * by;
@@ -308,7 +326,7 @@ private:
     // |A x - lambda x| for unit x.
     LANES_FN T residual_of(ComplexVector<T> x, T re, T im) const {
         T total(0);
-        for (int i = team_.rank(); i < n_; i += team_.size()) {
+        LANES_FEW for (int i = team_.rank(); i < n_; i += team_.size()) {
             T sum_re = nmadd(re, x.re[i], im * x.im[i]);
             T sum_im = -madd(re, x.im[i], im * x.re[i]);
             for (int j = 0; j < n_; ++j) {
@@ -328,7 +346,7 @@ private:
         if (!out_.left) return;
         write(out_.left + 2 * at * out_.width, y, sign);
         double re = 0, im = 0;
-        for (int i = team_.rank(); i < n_; i += team_.size()) {
+        LANES_FEW for (int i = team_.rank(); i < n_; i += team_.size()) {
             const double xr = widen(x.re[i]), xi = widen(x.im[i]), yr = widen(y.re[i]), yi = widen(y.im[i]);
             re = re + (yr * xr + yi * xi);
             im = im + (yr * xi - yi * xr);
@@ -339,14 +357,14 @@ private:
     }
 
     LANES_FN void write(T* target, ComplexVector<T> x, T sign) {
-        for (int i = team_.rank(); i < n_; i += team_.size()) {
-            target[2 * i] = x.re[i] + T(0);
-            target[2 * i + 1] = sign * x.im[i] + T(0);
+        LANES_FEW for (int i = team_.rank(); i < n_; i += team_.size()) {
+            target[2 * i] = number(widen(x.re[i]));
+            target[2 * i + 1] = number(widen(sign * x.im[i]));
         }
     }
 
     const Source source_;
-    const Results<T> out_;
+    const TeamResults<T> out_;
     unsigned char* const again_;
     const Storage<T> storage_;
     const Team team_;

@@ -5,14 +5,33 @@
 
 namespace LANES_NAMESPACE {
 
-#if !defined(LANES_CUDA)
-LANES_FN double widen(float x) { return x; }
+// To double and back. CuPy compiles with -ftz=true, and numbers that the caller gives or gets may be subnormal.
 LANES_FN double widen(double x) { return x; }
-template <class T>
-LANES_FN T narrow(double x) {
-    return (T)x;
-}
+LANES_FN double widen(float x) {
+#if defined(LANES_CUDA)
+    double out;
+    asm("cvt.f64.f32 %0, %1;" : "=d"(out) : "f"(x));
+    return out;
+#else
+    return x;
 #endif
+}
+template <class T>
+LANES_FN T narrow(double x);
+template <>
+LANES_FN double narrow<double>(double x) {
+    return x;
+}
+template <>
+LANES_FN float narrow<float>(double x) {
+#if defined(LANES_CUDA)
+    float out;
+    asm("cvt.rn.f32.f64 %0, %1;" : "=f"(out) : "d"(x));
+    return out;
+#else
+    return (float)x;
+#endif
+}
 
 // Matrices of orders `sizes` (batch,). Dense ones: `entries` (batch, k, k) of double or, not `wide`, of float. With
 // `scales`: W[R, R] diag(s_R) - diag(g_R) made of `entries` W (k, k), `shifts` g (k,) and `scales` s (batch, k), all
@@ -47,7 +66,7 @@ struct Entries {
 // List where `scales` (k,) are not zero, in order.
 template <class Team>
 LANES_FN void list_nodes(const double* scales, int k, int* nodes, Team team) {
-    for (int i = team.rank(); i < k; i += team.size()) {
+    LANES_FEW for (int i = team.rank(); i < k; i += team.size()) {
         if (scales[i] == 0) continue;
         int place = 0;
         for (int j = 0; j < i; ++j) place += scales[j] != 0;

@@ -1,0 +1,119 @@
+"""What computes the partitions of a run: a cluster, one worker process after another, or this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from stabdask.clusters import dashboard_url, gpu_client, local_client
+from stabdask.errors import StabdaskError, UsageError
+from stabdask.runs.partition import PartitionTask, run_partition
+from stabdask.runs.plan import Plan
+from stabdask.runs.progress import ProgressWriter
+from stabdask.runs.receipts import Receipt
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["Here", "OnCluster", "open_executor"]
+
+_TRIES = 3
+
+
+@dataclass
+class Here:
+    """Computes partitions one after the other in this process."""
+
+    n_workers: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
+        """Give the receipts of `tasks`, in their order."""
+        for task in tasks:
+            yield run_partition(task)
+
+
+class OnCluster:
+    """Keeps a cluster busy with a window of partitions, so that any number of them can be waiting."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.failures: dict[int, str] = {}
+        self.n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+
+    def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
+        """Give the receipts of `tasks` as they come; what fails for good goes to `failures`."""
+        from distributed import as_completed
+
+        running: dict[Any, PartitionTask] = {}
+        completed = as_completed()
+        try:
+            self._fill(tasks, running, completed)
+            while running:
+                future = next(completed)
+                task = running.pop(future)
+                error = future.exception()
+                if error is None:
+                    yield future.result()
+                else:
+                    self._handle(task, error, running, completed)
+                future.release()
+                self._fill(tasks, running, completed)
+        finally:
+            if running:
+                self.client.cancel(list(running), force=True)
+
+    def _fill(
+        self, tasks: Iterator[PartitionTask], running: dict[Any, PartitionTask], completed: Any
+    ) -> None:
+        # Workers may come and go, so the window is looked at again each time.
+        window = 2 * max(1, sum(self.client.nthreads().values()))
+        while len(running) < window and (task := next(tasks, None)) is not None:
+            self._submit(task, running, completed)
+
+    def _submit(self, task: PartitionTask, running: dict[Any, PartitionTask], completed: Any) -> None:
+        future = self.client.submit(
+            run_partition,
+            task,
+            key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}",
+            pure=False,
+        )
+        running[future] = task
+        completed.add(future)
+
+    def _handle(
+        self, task: PartitionTask, error: BaseException, running: dict[Any, PartitionTask], completed: Any
+    ) -> None:
+        if isinstance(error, StabdaskError):
+            raise error
+        if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
+            self._submit(replace(task, attempt=task.attempt + 1), running, completed)
+            return
+        self.failures[task.partition] = f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def open_executor(
+    client: Client | None, plan: Plan | None, show: Any, dashboard: bool
+) -> Iterator[Here | OnCluster]:
+    """Give what computes partitions: the caller's cluster, one on this host, or this process."""
+    if client is None and plan is not None and plan.n_workers == 0:
+        yield Here()
+        return
+    if client is not None and client.asynchronous:
+        raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
+    say = show.message if isinstance(show, ProgressWriter) else None
+    if client is None:
+        assert plan is not None
+        limit = None if plan.memory_bytes is None else plan.worker_limit_bytes
+        how: Any = {"n_workers": plan.n_workers, "memory_limit": limit, "dashboard": dashboard}
+        context: Any = gpu_client(**how, say=say) if plan.n_gpus else local_client(**how)
+    else:
+        context = nullcontext(client)
+    with context as active:
+        url = dashboard_url(active)
+        if say is not None and url:
+            say(f"dashboard    {url}")
+        yield OnCluster(active)
