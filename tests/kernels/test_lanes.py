@@ -1,0 +1,140 @@
+"""The compiled module itself: its variants, and an installation without it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stabdask.errors import BackendUnavailableError
+from stabdask.kernels import lanes
+from stabdask.kernels.eig import eig
+from stabdask.kernels.results import Results
+from stabdask.schema import Status
+
+built = pytest.mark.skipif(not lanes.available(), reason="no compiled solver in this installation")
+
+
+@pytest.fixture
+def fresh() -> Any:
+    lanes.instruction_set.cache_clear()
+    yield
+    lanes.instruction_set.cache_clear()
+
+
+@built
+def test_a_baseline_is_always_there() -> None:
+    assert lanes.instruction_sets()[-1] == "baseline"
+    assert lanes.instruction_set() in lanes.instruction_sets()
+    assert lanes.why_not() is None
+
+
+@built
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("vectors", ["none", "both"])
+def test_every_variant_solves(dtype: Any, vectors: Any) -> None:
+    rng = np.random.default_rng(3)
+    cores = rng.normal(size=(37, 23, 23)).astype(dtype)
+    cores[:, 15:, :9] = 0.0
+    sizes = rng.integers(0, 24, size=37).astype(np.int64)
+    eps = np.finfo(dtype).eps
+    for name in lanes.instruction_sets():
+        out = Results(37, 23, 6, vectors, np.dtype(dtype))
+        lanes._module().solve(
+            cores, sizes, out.eigenvalues, out.right, out.left, out.overlap, out.residual, out.trace_defect,
+            out.outcome, name,
+        )  # fmt: skip
+        result = out.finish(sizes, "lanes")
+        assert (result.status == Status.OK).all(), name
+        for b, size in enumerate(sizes):
+            A = cores[b, :size, :size].astype(np.float64)
+            values = result.eigenvalues[b, :size]
+            norm = max(1.0, np.linalg.norm(A))
+            for value in values:
+                smallest = np.linalg.svd(A - value * np.eye(size), compute_uv=False)[-1]
+                assert smallest <= 30 * np.sqrt(size) * eps * norm, name
+            if result.right is not None:
+                for m in range(min(6, size)):
+                    x = result.right[b, m, :size]
+                    assert np.linalg.norm(A @ x - values[m] * x) <= 100 * np.sqrt(size) * eps * norm, name
+
+
+@built
+def test_the_environment_names_the_variant(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STABDASK_INSTRUCTION_SET", "baseline")
+    assert lanes.instruction_set() == "baseline"
+    lanes.instruction_set.cache_clear()
+    monkeypatch.setenv("STABDASK_INSTRUCTION_SET", "avx1024")
+    with pytest.raises(
+        BackendUnavailableError, match=r"'avx1024' cannot run here; expected one of .*baseline"
+    ):
+        eig(np.eye(2)[None], backend="lanes")
+
+
+@built
+def test_the_module_checks_what_it_is_given() -> None:
+    cores, sizes = np.zeros((2, 3, 3)), np.array([3, 3])
+    out = Results(2, 3, 3, "both", np.dtype(np.float64))
+    good = (out.eigenvalues, out.right, out.left, out.overlap, out.residual, out.trace_defect, out.outcome)
+    solve = lanes._module().solve
+    solve(cores, sizes, *good, "baseline")
+    for position, wrong in (
+        (0, np.zeros((2, 3, 4))),
+        (1, np.array([3])),
+        (1, np.array([3, 4])),
+        (1, np.array([-1, 2])),
+    ):
+        arguments = [cores, sizes, *good]
+        arguments[position] = wrong
+        with pytest.raises(ValueError):
+            solve(*arguments, "baseline")
+    for position in range(2, 9):
+        arguments = [cores, sizes, *good]
+        arguments[position] = arguments[position][:1].copy()
+        with pytest.raises(ValueError):
+            solve(*arguments, "baseline")
+    with pytest.raises(ValueError, match="cannot run the variant"):
+        solve(cores, sizes, *good, "avx1024")
+    scaled = lanes._module().solve_scaled
+    with pytest.raises(ValueError, match="too few columns"):
+        few = np.zeros((2, 2), dtype=complex)
+        scaled(np.eye(3), np.ones(3), np.ones((2, 3)), few, np.zeros(2), np.zeros(2, np.uint8), "baseline")
+
+
+WITHOUT = """
+import sys
+sys.modules["stabdask.kernels.lanes._lanes"] = None
+from stabdask.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def without_module(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, *arguments], capture_output=True, text=True, env={**os.environ}
+    )
+
+
+def test_without_it_lapack_is_used_and_said_so(small: Any, tmp_path: Any) -> None:
+    process = without_module(
+        "run", str(small.atlas), "--field", str(small.field), "--layer", "M_t", "--cluster-key", "state",
+        "--store", str(tmp_path / "o.zarr"), "--workers", "0", "--quiet",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert "with lapack" in process.stdout
+    assert (
+        "eigensolver  LAPACK, because the compiled one is not compiled into this installation"
+        in process.stdout
+    )
+    doctor = without_module("doctor", "--scratch", str(tmp_path))
+    assert "not compiled into this installation" in doctor.stdout
+    asked = without_module(
+        "run", str(small.atlas), "--field", str(small.field), "--layer", "M_t", "--cluster-key", "state",
+        "--store", str(tmp_path / "p.zarr"), "--backend", "lanes",
+    )  # fmt: skip
+    assert asked.returncode == 3
+    assert "backend 'lanes' is not available here (not compiled into this installation" in asked.stderr
