@@ -72,7 +72,7 @@ class Variable:
     units, long_name, description
         The xarray attributes.
     needs
-        ``closed form``, ``spectrum``, ``vectors`` or ``always``: what has to be computed for it.
+        ``closed form``, ``spectrum``, ``vectors``, ``audit`` or ``always``: what has to be computed for it.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Variable:
     units: str
     long_name: str
     description: str
-    needs: Literal["always", "closed form", "spectrum", "vectors"]
+    needs: Literal["always", "closed form", "spectrum", "vectors", "audit"]
 
     def dtype(self, precision: str = "float64") -> np.dtype[np.generic]:
         """Return the NumPy dtype in memory and in the store for eigensolver precision `precision`."""
@@ -226,6 +226,18 @@ _REGISTRY: tuple[Variable, ...] = (
         "spectrum",
     ),
     Variable(
+        "audit_difference", _CELL, "float", "1", "largest difference to the dense spectrum",
+        "Of audited cells: largest distance from a leading eigenvalue found by iteration to the dense spectrum of the "
+        "core, over |C|; NaN for cells not audited.",
+        "audit",
+    ),
+    Variable(
+        "audit_missed", _CELL, "count", "1", "leading eigenvalues missed",
+        "Of audited cells: number of eigenvalues of the dense spectrum clearly right of the last one found by "
+        "iteration that it did not find; -1 for cells not audited.",
+        "audit",
+    ),
+    Variable(
         "status", _CELL, "code", "1", "status",
         "0 ok, 1 not converged, 2 inaccurate, 3 non-finite input or no cluster label, 4 defective, "
         "5 no model for the cluster (left out on request), 255 not computed.",
@@ -237,7 +249,7 @@ VARIABLES: dict[str, Variable] = {variable.name: variable for variable in _REGIS
 """Every variable by name."""
 
 SCALARS: tuple[str, ...] = tuple(
-    v.name for v in _REGISTRY if v.dims == _CELL and v.kind in ("float", "count")
+    v.name for v in _REGISTRY if v.dims == _CELL and v.kind in ("float", "count") and v.needs != "audit"
 )
 """Names of the numbers there is one of per cell: what summaries and exports use."""
 

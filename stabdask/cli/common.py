@@ -81,6 +81,12 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="real parts within +- this count as neither stable nor unstable",
     )
+    what.add_argument(
+        "--residual-tolerance",
+        type=float,
+        default=1e-6,
+        help="relative residual at which leading modes of large cores are taken as found (1e-6)",
+    )
     how = parser.add_argument_group("resources")
     how.add_argument(
         "--workers", type=int, help="worker processes; 0 computes in this process (as many as cores)"
@@ -120,6 +126,7 @@ def job_options(options: argparse.Namespace, field: Field) -> dict[str, Any]:
         "dtype": options.dtype,
         "backend": options.backend,
         "tolerance": options.tolerance,
+        "residual_tolerance": options.residual_tolerance,
     }
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import MissingKeyError, near_misses
 from stabdask.kernels.eig import EigResult, Vectors, eig
+
+if TYPE_CHECKING:
+    from stabdask.kernels.krylov_operator import BatchedOperator
 
 __all__ = ["Array", "Field", "Linearization"]
 
@@ -53,6 +56,17 @@ class Linearization(ABC):
         cores = self.cores(cells)
         sizes = self.sizes[cells]
         return eig(cores, sizes=sizes, modes=modes, vectors=vectors, dtype=dtype, backend=backend)
+
+    def operator(self, cells: Index) -> BatchedOperator:
+        """Return the cores of `cells` as an operator that multiplies without forming them.
+
+        Only fields with `Field.matrix_free` have one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no products without cores")
+
+    def core_vectors(self, cells: Index, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return vectors that `operator` acts on, ``(cell, mode, n)``, as vectors of the cores."""
+        raise NotImplementedError(f"{type(self).__name__} has no products without cores")
 
     @abstractmethod
     def lift_right(
@@ -116,6 +130,9 @@ class Field(ABC):
 
     kind: ClassVar[str]
     """Name of the kind of field in a saved model."""
+
+    matrix_free: ClassVar[bool] = False
+    """Whether its linearizations have an `Linearization.operator`."""
 
     genes: npt.NDArray[np.str_]
     """Gene names, ``(gene,)``."""

@@ -121,6 +121,8 @@ class HopfieldField(Field):
     """
 
     kind: ClassVar[str] = "hopfield"
+    matrix_free: ClassVar[bool] = True
+    matrix_free = True
 
     def __init__(self, genes: Sequence[str], clusters: Mapping[str, HopfieldCluster]) -> None:
         self.genes = np.asarray([str(gene) for gene in genes], dtype=np.str_)

@@ -15,6 +15,7 @@ from stabdask.kernels.scaled import ScaledSystem, active_members, eig_scaled, ga
 
 if TYPE_CHECKING:
     from stabdask.fields.hopfield import HopfieldCluster
+    from stabdask.kernels.krylov_operator import BatchedOperator
 
 __all__ = ["ClusterModel", "HopfieldLinearization"]
 
@@ -131,6 +132,24 @@ class HopfieldLinearization(Linearization):
         if vectors == "none":
             return eig_scaled(self._model.system, self._slope[cells], dtype=dtype, backend=backend)
         return super().solve(cells, modes=modes, vectors=vectors, dtype=dtype, backend=backend)
+
+    def operator(self, cells: Index) -> BatchedOperator:
+        """Return products ``W (phi' o v) - gamma o v`` on the active regulators; see `Linearization.operator`.
+
+        Vectors have a component for each regulator of the cluster, zero where it is not active.
+        """
+        from stabdask.kernels.krylov_operator import ScaledOperator
+
+        model = self._model
+        return ScaledOperator(
+            model.core_weights, self._slope[cells], model.gamma[model.regulators], self._own[cells]
+        )
+
+    def core_vectors(self, cells: Index, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the components of active regulators; see `Linearization.core_vectors`."""
+        members, real = active_members(self._own[cells])
+        taken = np.take_along_axis(vectors, members[:, None, :], axis=2)
+        return np.where(real[:, None, :], taken, 0.0).astype(vectors.dtype, copy=False)
 
     def lift_right(
         self, cells: Index, values: npt.NDArray[Any], vectors: npt.NDArray[Any]

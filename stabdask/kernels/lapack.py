@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import lapack
 
 from stabdask.kernels.results import Results, canonical_order, canonical_phase
 from stabdask.schema import Status
@@ -150,6 +149,10 @@ def eigensystem(
 def _geev(
     matrices: npt.NDArray[Any], *, left: bool, right: bool
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, npt.NDArray[Any] | None, npt.NDArray[np.bool_]]:
+    from scipy.linalg import (
+        lapack,  # a quarter of a second, which workers with the compiled solver are spared
+    )
+
     single = matrices.dtype == np.float32
     driver = lapack.sgeev if single else lapack.dgeev
     query = lapack.sgeev_lwork if single else lapack.dgeev_lwork

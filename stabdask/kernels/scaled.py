@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse.csgraph import connected_components
 
 from stabdask.kernels import lanes, lapack
 from stabdask.kernels.eig import backend_parts, eig
@@ -48,6 +47,8 @@ class ScaledSystem:
     @classmethod
     def of(cls, weights: npt.NDArray[Any], shifts: npt.NDArray[Any]) -> ScaledSystem:
         """Return the system of `weights` and `shifts`, its components found."""
+        from scipy.sparse.csgraph import connected_components
+
         weights = np.ascontiguousarray(weights, dtype=np.float64)
         count, label = connected_components(weights != 0, directed=True, connection="strong")
         parts = tuple(np.flatnonzero(label == part) for part in range(count))

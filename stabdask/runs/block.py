@@ -43,6 +43,7 @@ class BlockTimes:
     closed_form_s: float = 0.0
     eig_s: float = 0.0
     lift_s: float = 0.0
+    audit_s: float = 0.0
 
 
 def output_shapes(options: Options, field: Field, n_cells: int) -> dict[str, tuple[int, ...]]:
@@ -78,6 +79,7 @@ def compute_block(
     *,
     columns: npt.NDArray[np.intp] | None = None,
     cells: npt.NDArray[Any] | None = None,
+    audited: npt.NDArray[np.bool_] | None = None,
     times: BlockTimes | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Compute every variable asked for, for a block of cells.
@@ -97,6 +99,8 @@ def compute_block(
         ``(field gene,)`` positions of the field's genes among those of `expression`; None if the same.
     cells
         ``(cell,)`` names for messages; numbers if not given.
+    audited
+        ``(cell,)``: whose iterated modes to compare with a dense spectrum; none if not given.
     times
         Filled with the seconds spent, if given.
 
@@ -130,7 +134,10 @@ def compute_block(
                 rows, x = rows[finite], x[finite]
             if len(rows):
                 field.check_expression(x, int(cluster), names[rows])
-                _compute_cluster(field.linearize(x, int(cluster)), rows, field, options, pairs, out, times)
+                linear = field.linearize(x, int(cluster))
+                _compute_cluster(linear, rows, field, options, pairs, out, times)
+                if options.iterates and audited is not None:
+                    _audit(linear, rows, audited[rows], options, out, times)
     return out
 
 
@@ -172,13 +179,25 @@ def _compute_cluster(
         return
     rest, counts = linear.rest_leading(), linear.rest_counts(options.tolerance)
     sizes = linear.sizes
-    # Cells with cores of similar size go together: little padding, few calls.
-    order = np.argsort(sizes, kind="stable")
-    step = batch_cells(options, field)
     leading = np.empty((len(rows), _TOP), dtype=np.complex128)
-    for first in range(0, len(order), step):
-        members = order[first : first + step]
-        leading[members] = _solve_batch(linear, members, rows[members], options, out, times)
+    if options.iterates:
+        # Here and below: what it takes to iterate is loaded where it is used, for a quick start everywhere else.
+        from stabdask.runs.leading import leading_batch_cells
+
+        state: npt.NDArray[Any] | None = None
+        step = leading_batch_cells(options, field)
+        for first in range(0, len(rows), step):
+            members = np.arange(first, min(first + step, len(rows)))
+            leading[members], state = _iterate_batch(
+                linear, members, rows[members], options, state, out, times
+            )
+    else:
+        # Cells with cores of similar size go together: little padding, few calls.
+        order = np.argsort(sizes, kind="stable")
+        step = batch_cells(options, field)
+        for first in range(0, len(order), step):
+            members = order[first : first + step]
+            leading[members] = _solve_batch(linear, members, rows[members], options, out, times)
     start = time.perf_counter()
     _spectral_scalars(rows, leading, rest, counts, out)
     times.closed_form_s += time.perf_counter() - start
@@ -219,6 +238,68 @@ def _solve_batch(
             _write_vectors(out["left_vector"], rows, linear.lift_left(members, result.left), missing)
     times.lift_s += time.perf_counter() - solved
     return _leading(result.eigenvalues)
+
+
+def _iterate_batch(
+    linear: Linearization,
+    members: npt.NDArray[np.intp],
+    rows: npt.NDArray[np.intp],
+    options: Options,
+    state: npt.NDArray[Any] | None,
+    out: dict[str, npt.NDArray[Any]],
+    times: BlockTimes,
+) -> tuple[npt.NDArray[np.complex128], npt.NDArray[Any] | None]:
+    """Iterate for the leading modes of `members`; returns them and what the next batch may start from."""
+    from stabdask.runs.leading import core_counts, solve_leading
+
+    begin = time.perf_counter()
+    result = solve_leading(linear, members, options, state)
+    solved = time.perf_counter()
+    times.eig_s += solved - begin
+    out["status"][rows] = result.status
+    kept = min(out["eigenvalue"].shape[1], result.eigenvalues.shape[1])
+    out["eigenvalue"][rows, :kept] = result.eigenvalues[:, :kept]
+    for name, counts in zip(
+        ("unstable_count", "stable_count"), core_counts(result, options.tolerance), strict=True
+    ):
+        if name in out:
+            out[name][rows] = counts
+    if "residual" in out:
+        out["residual"][rows] = np.fmax.reduce(result.residual[:, :kept], axis=1, initial=-np.inf)
+    if result.right is not None:
+        shown = out["right_vector"].shape[1]
+        values = result.eigenvalues[:, :shown]
+        missing = np.isnan(values.real)
+
+        def of_core(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return linear.core_vectors(members, np.where(missing[:, :, None], 0.0, vectors[:, :shown]))
+
+        lifted, degenerate = linear.lift_right(members, np.where(missing, 0.0, values), of_core(result.right))
+        _write_vectors(out["right_vector"], rows, lifted, missing)
+        out["status"][rows[degenerate & (result.status == Status.OK)]] = Status.DEFECTIVE
+        if result.left is not None:
+            _write_vectors(out["left_vector"], rows, linear.lift_left(members, of_core(result.left)), missing)
+    times.lift_s += time.perf_counter() - solved
+    return _leading(result.eigenvalues), result.start if result.start is not None else state
+
+
+def _audit(
+    linear: Linearization,
+    rows: npt.NDArray[np.intp],
+    audited: npt.NDArray[np.bool_],
+    options: Options,
+    out: dict[str, npt.NDArray[Any]],
+    times: BlockTimes,
+) -> None:
+    from stabdask.runs.leading import audit_spectra
+
+    begin = time.perf_counter()
+    members = np.flatnonzero(audited)
+    found = out["eigenvalue"][rows[members]]
+    difference, missed = audit_spectra(linear, members, found, options.residual_tolerance)
+    out["audit_difference"][rows[members]] = difference
+    out["audit_missed"][rows[members]] = missed
+    times.audit_s += time.perf_counter() - begin
 
 
 def _write_vectors(
@@ -278,4 +359,5 @@ def _spectral_scalars(
             out[name][rows] = values
     for name, rest_count in zip(("unstable_count", "stable_count"), counts, strict=True):
         if name in out:
-            out[name][rows] = np.where(solved, out[name][rows] + rest_count, -1)
+            core_count = out[name][rows]
+            out[name][rows] = np.where(solved & (core_count >= 0), core_count + rest_count, -1)

@@ -150,6 +150,15 @@ class Job:
         """Names of the cells, or their numbers where they have none, ``(cell,)``."""
         return cell_names(self.cells)
 
+    @cached_property
+    def audited(self) -> npt.NDArray[np.bool_]:
+        """Cells whose iterated modes are compared with a dense spectrum, ``(cell,)``."""
+        if not self.spec.options.iterates:
+            return np.zeros(self.spec.n_cells, dtype=bool)
+        from stabdask.runs.leading import audit_sample
+
+        return audit_sample(self.model_codes)
+
     def degradation(self) -> npt.NDArray[np.float64]:
         """Return, per label of the atlas, minus the eigenvalue of each gene outside the core.
 

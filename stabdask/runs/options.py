@@ -18,6 +18,10 @@ __all__ = ["Options", "Spectrum", "make_options"]
 Spectrum = Literal["full", "leading", "none"]
 
 _DEFAULT_MODES = 10
+_RESIDUAL_TOLERANCE = 1e-6
+_KRYLOV = "krylov"
+_KRYLOV_FROM = 400
+"""Order of a core from which on its leading modes are iterated for."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Options:
         Eigensolver backend.
     tolerance
         Real parts within plus or minus this, in 1/time, count neither as stable nor as unstable.
+    residual_tolerance
+        Relative residual at which an iteration (backend ``"krylov"``) takes a leading mode as found.
     """
 
     spectrum: Spectrum
@@ -53,6 +59,12 @@ class Options:
     dtype: str
     backend: str
     tolerance: float
+    residual_tolerance: float = _RESIDUAL_TOLERANCE
+
+    @property
+    def iterates(self) -> bool:
+        """Whether leading modes come from an iteration, which is audited."""
+        return self.backend == _KRYLOV
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""
@@ -76,6 +88,8 @@ class Options:
             wanted |= {"left_vector"}
         if self.elements:
             wanted |= {"element"}
+        if self.iterates:
+            wanted |= {"audit_difference", "audit_missed"}
         return tuple(name for name in VARIABLES if name in wanted)
 
     def stored_modes(self, field: Field) -> int:
@@ -108,6 +122,7 @@ def make_options(
     dtype: str = "float64",
     backend: str = "auto",
     tolerance: float = 0.0,
+    residual_tolerance: float = _RESIDUAL_TOLERANCE,
 ) -> Options:
     """Check what a caller asked for against the field and the registry.
 
@@ -138,6 +153,8 @@ def make_options(
         and tolerance >= 0
     ):
         raise UsageError(f"tolerance={tolerance!r}; expected a finite number >= 0, in 1/time")
+    if not isinstance(residual_tolerance, int | float | np.floating) or not 0 < residual_tolerance < 1:
+        raise UsageError(f"residual_tolerance={residual_tolerance!r}; expected a number between 0 and 1")
     return Options(
         spectrum=spectrum,  # type: ignore[arg-type]
         modes=_DEFAULT_MODES if modes is None else int(modes),
@@ -145,9 +162,23 @@ def make_options(
         elements=_pairs(field, elements),
         quantities=_quantities(quantities, spectrum, vectors),
         dtype=precision,
-        backend=resolve_backend(backend, field.largest_core, dtype=precision, vectors=vectors),  # type: ignore[arg-type]
+        backend=_backend(field, backend, spectrum, vectors, precision),
         tolerance=float(tolerance),
+        residual_tolerance=float(residual_tolerance),
     )
+
+
+def _backend(field: Field, backend: str, spectrum: str, vectors: str, precision: str) -> str:
+    """Choose an iteration for the leading modes of large cores, a dense solver for everything else."""
+    possible = spectrum == "leading" and field.matrix_free
+    if backend == _KRYLOV and not possible:
+        raise UsageError(
+            f"backend='krylov' finds leading modes of fields that multiply without cores; expected "
+            f"spectrum='leading' (found {spectrum!r}) and such a field (found {type(field).__name__})"
+        )
+    if backend == _KRYLOV or (backend == "auto" and possible and field.largest_core >= _KRYLOV_FROM):
+        return _KRYLOV
+    return resolve_backend(backend, field.largest_core, dtype=precision, vectors=vectors)  # type: ignore[arg-type]
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -45,6 +45,8 @@ class PartitionTask:
         so that the scheduler does not take it apart; a graph, so that workers need not load dask.array.
     model_codes
         ``(cell,)`` clusters of the field.
+    audited
+        ``(cell,)``: whose iterated modes are compared with a dense spectrum.
     columns
         Positions of the field's genes in the atlas, or None.
     names
@@ -57,6 +59,7 @@ class PartitionTask:
     attempt: int
     rows: bytes
     model_codes: npt.NDArray[np.int32]
+    audited: npt.NDArray[np.bool_]
     columns: npt.NDArray[np.intp] | None
     names: npt.NDArray[Any]
 
@@ -87,6 +90,7 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
         attempt=attempt,
         rows=cloudpickle.dumps((graph, [key[0] for key in rows.__dask_keys__()])),
         model_codes=job.model_codes[start:stop],
+        audited=job.audited[start:stop],
         columns=job.columns,
         names=names[start:stop],
     )
@@ -129,6 +133,7 @@ def run_partition(task: PartitionTask) -> Receipt:
             spec.options,
             columns=task.columns,
             cells=task.names[cells],
+            audited=task.audited[cells],
             times=times,
         )
         for name, values in result.items():
@@ -148,6 +153,7 @@ def run_partition(task: PartitionTask) -> Receipt:
         peak_bytes=peak_bytes(),
         status_counts={int(Status(c)): int(n) for c, n in zip(codes, counts, strict=True)},
         n_near_switch=_count_positive(out.get("near_switch_count")),
+        audit=_audit_counts(out),
         checksums=checksums,
         versions=package_versions(),
     )
@@ -191,6 +197,18 @@ def _chunks(graph: dict[Any, Any], keys: list[Any]) -> Iterator[npt.NDArray[Any]
 
 def _count_positive(counts: npt.NDArray[Any] | None) -> int:
     return 0 if counts is None else int((counts > 0).sum())
+
+
+def _audit_counts(out: dict[str, npt.NDArray[Any]]) -> dict[str, float]:
+    """Return how many cells were audited, modes missed, and the worst difference; empty without an audit."""
+    if "audit_missed" not in out:
+        return {}
+    done = out["audit_missed"] >= 0
+    return {
+        "n_cells": int(done.sum()),
+        "n_missed": int(out["audit_missed"][done].sum()),
+        "worst_difference": float(np.fmax.reduce(out["audit_difference"], initial=0.0)),
+    }
 
 
 def peak_bytes() -> int:

@@ -61,6 +61,8 @@ class Receipt:
         Hash of every variable's values.
     versions
         Of packages in the worker.
+    audit
+        Cells audited, modes missed, worst difference; empty where nothing was iterated for.
     """
 
     fingerprint: str
@@ -75,6 +77,7 @@ class Receipt:
     n_near_switch: int
     checksums: dict[str, str]
     versions: dict[str, str] = field(default_factory=dict)
+    audit: dict[str, float] = field(default_factory=dict)
 
     @property
     def n_cells(self) -> int:

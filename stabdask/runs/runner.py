@@ -60,6 +60,9 @@ class RunReport:
         Seconds in all partitions of the store by part, summed over workers.
     peak_worker_bytes
         Largest resident memory of any worker.
+    audit
+        Where leading modes were iterated for: cells compared with dense spectra, leading modes missed in them,
+        and the largest difference relative to the norm of a core. Empty otherwise.
     """
 
     store: str
@@ -76,6 +79,7 @@ class RunReport:
     cells_per_s: float
     worker_seconds: dict[str, float]
     peak_worker_bytes: int
+    audit: dict[str, float]
 
     @property
     def n_failed(self) -> int:
@@ -121,6 +125,8 @@ class RunReport:
             )
             if self.backend_note:
                 lines.append(f"eigensolver  LAPACK, because the compiled one is {self.backend_note}")
+            if self.audit:
+                lines.append(_audit_line(self.audit))
             lines.append(f"memory       at most {format_bytes(self.peak_worker_bytes)} in a worker")
         else:
             lines.append("this run     nothing to do: every partition has its receipt")
@@ -345,6 +351,24 @@ def _failed(failures: dict[int, str], path: Path) -> RunFailedError:
     )
 
 
+def _audit_line(audit: dict[str, float]) -> str:
+    missed = (
+        "no leading mode missed" if not audit["n_missed"] else f"{audit['n_missed']:,} leading modes MISSED"
+    )
+    return (
+        f"audit        {audit['n_cells']:,} cells against dense spectra: {missed}, eigenvalues within "
+        f"{audit['worst_difference']:.1e} of the norm"
+    )
+
+
+def _total_audit(receipts: dict[int, Receipt]) -> dict[str, float]:
+    parts = [receipt.audit for receipt in receipts.values() if receipt.audit]
+    if not parts:
+        return {}
+    totals = {name: sum(part[name] for part in parts) for name in ("n_cells", "n_missed")}
+    return {**totals, "worst_difference": max(part["worst_difference"] for part in parts)}
+
+
 def _report(
     path: Path,
     job: Job,
@@ -373,4 +397,5 @@ def _report(
         cells_per_s=n_new / seconds if seconds > 0 else 0.0,
         worker_seconds=parts,
         peak_worker_bytes=max((receipt.peak_bytes for receipt in receipts.values()), default=0),
+        audit=_total_audit(receipts),
     )

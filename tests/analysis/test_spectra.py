@@ -17,8 +17,8 @@ from random_atlas import RandomAtlas, count_blocks, planted, random_atlas
 import stabdask as sd
 from stabdask.analysis import spectra
 from stabdask.errors import InputError, MissingKeyError
+from stabdask.fields.hopfield_linear import HopfieldLinearization
 from stabdask.kernels.eig import EigResult
-from stabdask.runs import block
 from stabdask.schema import Status
 
 Array = np.ndarray[Any, Any]
@@ -122,15 +122,15 @@ def test_single_precision_stays_single() -> None:
 
 def test_cells_that_the_solver_gave_up_on_are_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a cell has active regulators and a label, and no eigenvalues: the rest alone would look complete."""
-    original = block.eig
+    original = HopfieldLinearization.solve
 
-    def gives_up(cores: Array, **options: Any) -> EigResult:
-        result = original(cores, **options)
+    def gives_up(linear: HopfieldLinearization, cells: Array, **options: Any) -> EigResult:
+        result = original(linear, cells, **options)
         values, status = result.eigenvalues.copy(), result.status.copy()
         values[0], status[0] = np.nan, Status.NOT_CONVERGED
         return replace(result, eigenvalues=values, status=status)
 
-    monkeypatch.setattr(block, "eig", gives_up)
+    monkeypatch.setattr(HopfieldLinearization, "solve", gives_up)
     atlas = random_atlas(4, zeros=0.0, n_regulators=5)
     ds = sd.stability(atlas.cells(), atlas.field).compute()
     failed = ds["status"].values == Status.NOT_CONVERGED

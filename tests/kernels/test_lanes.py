@@ -100,8 +100,8 @@ def test_the_module_checks_what_it_is_given() -> None:
     with pytest.raises(ValueError, match="cannot run the variant"):
         solve(cores, sizes, *good, "avx1024")
     scaled = lanes._module().solve_scaled
+    few = np.zeros((2, 2), dtype=complex)
     with pytest.raises(ValueError, match="too few columns"):
-        few = np.zeros((2, 2), dtype=complex)
         scaled(np.eye(3), np.ones(3), np.ones((2, 3)), few, np.zeros(2), np.zeros(2, np.uint8), "baseline")
 
 
@@ -136,5 +136,5 @@ def test_without_it_lapack_is_used_and_said_so(small: Any, tmp_path: Any) -> Non
         "run", str(small.atlas), "--field", str(small.field), "--layer", "M_t", "--cluster-key", "state",
         "--store", str(tmp_path / "p.zarr"), "--backend", "lanes",
     )  # fmt: skip
-    assert asked.returncode == 3
+    assert asked.returncode == 2
     assert "backend 'lanes' is not available here (not compiled into this installation" in asked.stderr
