@@ -15,7 +15,15 @@ from stabdask.kernels.device import GPU_INSTALL_HINT, Gpu, import_problem, requi
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["cpu_count", "dashboard_url", "gpu_client", "gpu_cluster_problem", "local_client", "worker_gpus"]
+__all__ = [
+    "cpu_count",
+    "dashboard_url",
+    "gpu_client",
+    "gpu_cluster_problem",
+    "local_client",
+    "start_early",
+    "worker_gpus",
+]
 
 _DASHBOARD_PORT = 8787
 _POOL_BYTES = 2**30
@@ -24,7 +32,7 @@ _POOL_BYTES = 2**30
 _START_S = 10.0
 """How long workers on GPUs may still take to report once the cluster says that it has started."""
 
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     # A partition is computed where it is and writes its own results: nothing to steal or to spill.
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.allowed-failures": 3,
@@ -43,6 +51,47 @@ _SETTINGS = {
         "MALLOC_ARENA_MAX": 1,
     },
 }
+
+
+_PRELOADED = (
+    "distributed",
+    "distributed.nanny",
+    "distributed.worker",
+    "stabdask.runs.partition",
+    "scipy.sparse",
+)
+_started_early = False
+_EARLY = {"distributed.worker.multiprocessing-method": "forkserver"}
+
+
+def start_early() -> None:
+    """Begin what worker processes of `local_client` will be forked from, while this process does other things.
+
+    One server process imports what workers need, on another core; they then start at once. It begins with the
+    environment that workers are to have. For programs of their own (the command line): in a process that has
+    started other servers or workers already, nothing changes.
+    """
+    import multiprocessing
+    from multiprocessing import forkserver
+
+    global _started_early
+    if _started_early or os.name != "posix":
+        return
+    environment = {
+        name: str(value) for name, value in _SETTINGS["distributed.nanny.pre-spawn-environ"].items()
+    }
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOADED))
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    _started_early = True
 
 
 def cpu_count() -> int:
@@ -70,7 +119,7 @@ def local_client(*, n_workers: int, memory_limit: int | None, dashboard: bool = 
     import dask
     from distributed import Client, LocalCluster
 
-    with dask.config.set(_SETTINGS):
+    with dask.config.set(_SETTINGS | (_EARLY if _started_early else {})):
         cluster = LocalCluster(n_workers=n_workers, processes=True, **_on_loopback(memory_limit, dashboard))
         with cluster, Client(cluster) as client:
             yield client

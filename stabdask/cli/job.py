@@ -61,12 +61,16 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from stabdask.runs.runner import run
+    from stabdask.clusters import start_early
 
     if options.dry_run:
         return _plan(options)
     if not 0 <= options.allow_failed <= 1:
         raise UsageError(f"--allow-failed {options.allow_failed}; expected a fraction from 0 to 1")
+    if options.workers != 0 and not options.gpu:
+        start_early()
+    from stabdask.runs.runner import run
+
     cells, field = job_inputs(options)
     report = run(
         cells,

@@ -149,7 +149,7 @@ public:
         starts_.push_back(0);
         for (int64_t i = 0; i < r; ++i) {
             for (int64_t j = 0; j < r; ++j) {
-                if (weights[i * r + j] == 0) continue;
+                if (j == i || weights[i * r + j] == 0) continue;
                 columns_.push_back((int32_t)j);
                 values_.push_back(weights[i * r + j]);
             }
@@ -212,8 +212,8 @@ public:
 private:
     const double* scale(int64_t b) const { return scales_ + (size_t)b * r_; }
 
-    // The diagonal, and after it every other entry that is not zero for want of a weight, into `entries_`. Returns how
-    // many are of the diagonal.
+    // The diagonal, and after it the other entries (or zeros) of every weight in the rows of R, into `entries_`. Returns
+    // how many are of the diagonal.
     size_t list_entries(const double* s) const {
         entries_.clear();
         for (int64_t i = 0; i < r_; ++i) {
@@ -222,10 +222,11 @@ private:
         const size_t diagonal = entries_.size();
         for (int64_t i = 0; i < r_; ++i) {
             if (s[i] == 0) continue;
-            for (int64_t e = starts_[i]; e < starts_[i + 1]; ++e) {
-                const int64_t j = columns_[e];
-                if (j != i && s[j] != 0) entries_.push_back(values_[e] * s[j]);
-            }
+            // Columns that are left out give zeros, which cost less than asking.
+            const int64_t begin = starts_[i], count = starts_[i + 1] - begin;
+            const size_t filled = entries_.size();
+            entries_.resize(filled + count);
+            for (int64_t e = 0; e < count; ++e) entries_[filled + e] = values_[begin + e] * s[columns_[begin + e]];
         }
         return diagonal;
     }
