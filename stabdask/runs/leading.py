@@ -17,9 +17,17 @@ from stabdask.kernels.krylov import LeadingResult, leading_eigenvalues
 from stabdask.runs.options import Options
 from stabdask.schema import Status
 
-__all__ = ["audit_sample", "audit_spectra", "core_counts", "leading_batch_cells", "solve_leading"]
+__all__ = [
+    "BASIS_BYTES",
+    "audit_sample",
+    "audit_spectra",
+    "core_counts",
+    "leading_batch_cells",
+    "solve_leading",
+]
 
-_BASIS_BYTES = 128 * 2**20
+BASIS_BYTES = 256 * 2**20
+"""Krylov bases of the cells that are iterated on together."""
 _AUDITED_SHARE = 0.01
 _FEWEST_AUDITED = 8
 _SCALAR_MODES = 4
@@ -27,10 +35,10 @@ _SCALAR_MODES = 4
 
 
 def leading_batch_cells(options: Options, field: Field) -> int:
-    """Return how many cells are iterated on together: about 128 MB of Krylov bases, and at most 256 cells."""
+    """Return how many cells are iterated on together: about 256 MB of Krylov bases, and at most 256 cells."""
     modes = max(options.modes, _SCALAR_MODES)
     vectors = 3 * max(12, 1.2 * modes + 10) + 4 * modes
-    return int(np.clip(_BASIS_BYTES // (2 * 8 * vectors * max(1, field.largest_core)), 1, 256))
+    return int(np.clip(BASIS_BYTES // (2 * 8 * vectors * max(1, field.largest_core)), 1, 256))
 
 
 def solve_leading(

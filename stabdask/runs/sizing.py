@@ -89,7 +89,16 @@ def task_bytes(expression: da.Array, field: Field, options: Options, partition_c
     k = max(1, field.largest_core)
     batch = min(batch_cells(options, field), block)
     solver = _GATHER_BYTES + _LANES_BYTES * (k + 2) ** 2
-    if options.vectors == "none":
+    if options.iterates:
+        from stabdask.runs.leading import BASIS_BYTES, leading_batch_cells
+
+        batch = leading_batch_cells(options, field)
+        # Bases in two precisions for a while, and one dense core of an audited cell with LAPACK's copies.
+        cores = int(1.5 * BASIS_BYTES) + 6 * 8 * k * k
+        vectors = (
+            0 if options.vectors == "none" else 5 * batch * options.vector_modes(field) * field.n_genes * 16
+        )
+    elif options.vectors == "none":
         # Cores are solved a few megabytes at a time, or never formed.
         cores = solver + batch * 8 * (4 * len(field.regulator_index) + 6 * k)
         vectors = 0
