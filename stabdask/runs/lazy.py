@@ -40,7 +40,9 @@ def stability(
         ``"error"``, ``"skip"`` or ``"W_<cluster>"``: see `stabdask.runs.job.prepare`.
     **options
         ``spectrum`` : {"full", "leading", "none"}
-            Which eigenvalues to keep: all of each core, the `modes` leading ones, or none.
+            Which eigenvalues to keep: all of each core, the `modes` leading ones, or none. Leading ones of cores
+            of order 400 and more are iterated for; counts are then given only where they are certain, else -1,
+            and `stabdask.run` compares a sample of cells with dense spectra.
         ``modes`` : int, default 10
             Number of leading modes with vectors (and, with ``spectrum="leading"``, eigenvalues).
         ``vectors`` : {"none", "right", "both"}
@@ -52,9 +54,13 @@ def stability(
         ``dtype`` : {"float64", "float32"}
             Precision of the eigensolver.
         ``backend`` : str, default "auto"
-            Eigensolver.
+            Eigensolver: ``"lanes"`` (compiled), ``"lapack"``, ``"lanes:300"`` (LAPACK above order 300),
+            ``"krylov"`` (an iteration, for leading modes) or ``"auto"``, which chooses by what was measured
+            on this machine.
         ``tolerance`` : float, default 0
             Real parts within plus or minus this (1/time) count neither as stable nor as unstable.
+        ``residual_tolerance`` : float, default 1e-6
+            Relative residual at which an iteration takes a leading mode as found.
 
     Returns
     -------
