@@ -78,7 +78,8 @@ class HillParameters:
         activation, slope
             ``(cell, gene)`` each; the slope in units of 1/expression.
         """
-        k, n = self.branch(x)
+        # Without a second component the parameters are those of the gene, whatever the cell.
+        k, n = self.branch(x) if (self.mix < 1).any() else (self.threshold, self.exponent)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             z = n * (np.log(x) - np.log(k))
             # s and 1 - s are the larger and the smaller of these two, without cancellation near saturation.
@@ -101,5 +102,7 @@ class HillParameters:
         switch = 0.5 * (self.threshold + self.threshold2)
         # Components with one threshold never switch: every expression is a tie, which the first takes.
         switches = (self.mix < 1) & (self.threshold != self.threshold2)
+        if not switches.any():
+            return np.zeros(x.shape, dtype=bool)
         near: npt.NDArray[np.bool_] = switches & (np.abs(x - switch) <= _NEAR * np.abs(switch))
         return near

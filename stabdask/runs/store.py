@@ -265,7 +265,8 @@ def _fsync_chunks(folder: Path, chunks: tuple[int, ...], start: int, stop: int) 
 def array_checksum(values: npt.NDArray[Any]) -> str:
     """Return a hash of the values of an array, independent of how they are stored."""
     little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
-    return hashlib.blake2b(little.reshape(-1).view(np.uint8).data, digest_size=16).hexdigest()
+    # Processors have instructions for SHA-256: twice as fast as BLAKE2 where it counts.
+    return hashlib.sha256(little.reshape(-1).view(np.uint8).data).hexdigest()[:32]
 
 
 def writable(folder: Path) -> None:
