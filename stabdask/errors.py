@@ -12,6 +12,7 @@ from collections.abc import Iterable
 __all__ = [
     "BackendUnavailableError",
     "DamagedStoreError",
+    "GpuError",
     "InputError",
     "MemoryBudgetError",
     "MissingFileError",
@@ -88,6 +89,12 @@ class BackendUnavailableError(StabdaskError, RuntimeError):
     """A requested eigensolver backend that this machine does not have."""
 
     exit_code = 2
+
+
+class GpuError(StabdaskError, RuntimeError):
+    """A GPU that failed while it computed; nothing that it was working on has been returned."""
+
+    exit_code = 1
 
 
 class RunFailedError(StabdaskError, RuntimeError):

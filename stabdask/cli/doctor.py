@@ -49,7 +49,7 @@ def examine(scratch: Path) -> dict[str, Any]:
     import psutil
 
     from stabdask.clusters import cpu_count
-    from stabdask.kernels.eig import BACKENDS, eig
+    from stabdask.kernels.eig import backends, eig
 
     return {
         "python": platform.python_version(),
@@ -57,7 +57,7 @@ def examine(scratch: Path) -> dict[str, Any]:
         "n_cores": cpu_count(),
         "memory_bytes": int(psutil.virtual_memory().total),
         "versions": {name: _version(name) for name in _PACKAGES},
-        "backends": list(BACKENDS),
+        "backends": list(backends()),
         "default_backend": eig(np.zeros((1, _TYPICAL_CORE, _TYPICAL_CORE))).backend,
         "lanes": _lanes(),
         "gpu": _gpu(),

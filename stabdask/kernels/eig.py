@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,11 @@ from stabdask.kernels.results import (
 from stabdask.kernels.threads import single_threaded_blas
 
 __all__ = [
-    "BACKENDS",
+    "BACKENDS",  # noqa: F822 - given by __getattr__
     "EigResult",
     "Vectors",
     "backend_parts",
+    "backends",
     "canonical_order",
     "canonical_phase",
     "eig",
@@ -33,8 +35,32 @@ __all__ = [
     "resolve_backend",
 ]
 
-BACKENDS: tuple[str, ...] = ("lanes", "lapack") if lanes.available() else ("lapack",)
-"""Backends this installation has."""
+_NAMES = ("lanes", "lapack", "cuda")
+
+
+@cache
+def backends() -> tuple[str, ...]:
+    """Return the backends that work here. Looking for a GPU imports CuPy, where it is installed."""
+    return tuple(name for name in _NAMES if _why_not(name) is None)
+
+
+def __getattr__(name: str) -> tuple[str, ...]:
+    if name == "BACKENDS":
+        return backends()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _why_not(name: str) -> str | None:
+    """Return why a backend cannot be used here, or None if it can; what is not asked for is not loaded."""
+    if name == "lapack":
+        return None
+    if name == "lanes":
+        return lanes.why_not()
+    if name == "cuda":
+        from stabdask.kernels import cuda
+
+        return cuda.why_not()
+    return "not a backend"
 
 
 def resolve_backend(
@@ -42,9 +68,9 @@ def resolve_backend(
 ) -> str:
     """Return the backend that `backend` means on this machine for matrices of order up to `largest`.
 
-    ``"auto"`` becomes ``"lanes"``, ``"lapack"``, or ``"lanes:300"`` where this machine's LAPACK is faster
-    above order 300 (measured once and remembered; see `stabdask.kernels.calibration`). Any of these may also
-    be asked for by name.
+    ``"auto"`` is for the CPU (a run on GPUs asks for ``"cuda"``). It becomes ``"lanes"``, ``"lapack"``, or
+    ``"lanes:300"`` where this machine's LAPACK is faster above order 300 (measured once and remembered; see
+    `stabdask.kernels.calibration`). Any of these may also be asked for by name.
 
     Raises
     ------
@@ -52,17 +78,17 @@ def resolve_backend(
         If it is not installed here.
     """
     if backend == "auto":
-        if "lanes" not in BACKENDS:
+        if not lanes.available():
             return "lapack"
         limit = crossover(largest, dtype=np.dtype(dtype), vectors=vectors)
         if limit is None:
             return "lanes"
         return f"lanes:{limit}" if limit else "lapack"
-    name, _ = backend_parts(backend)
-    if name not in BACKENDS:
-        reason = f" ({lanes.why_not()})" if name == "lanes" else ""
+    problem = _why_not(backend_parts(backend)[0])
+    if problem is not None:
+        reason = "" if problem == "not a backend" else f" ({problem})"
         raise BackendUnavailableError(
-            f"backend {backend!r} is not available here{reason}; expected 'auto' or one of {', '.join(BACKENDS)}"
+            f"backend {backend!r} is not available here{reason}; expected 'auto' or one of {', '.join(backends())}"
         )
     return backend
 
@@ -172,6 +198,11 @@ def _solve(cores: npt.NDArray[Any], sizes: npt.NDArray[np.int64], out: Results, 
     if name == "lapack":
         with single_threaded_blas():
             lapack.solve(cores, sizes, out)
+        return
+    if name == "cuda":
+        from stabdask.kernels import cuda
+
+        cuda.solve(cores, sizes, out)
         return
     large = sizes > limit if limit is not None else np.zeros(len(sizes), dtype=bool)
     if not large.any():

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError, lapack, schur
 
-from stabdask.kernels.eig import BACKENDS, eig
+from stabdask.kernels import lanes
+from stabdask.kernels.eig import eig
 from stabdask.schema import Status
 
 __all__ = ["Ritz", "closed_count", "pair_order", "restart_basis", "ritz", "select_closed"]
@@ -61,7 +62,7 @@ def ritz(projected: Array, coupling: Array) -> Ritz:
     coupling
         ``(batch, m)``: b.
     """
-    backend = "lanes" if "lanes" in BACKENDS else "lapack"
+    backend = "lanes" if lanes.available() else "lapack"
     found = eig(projected, vectors="right", backend=backend)
     assert found.right is not None
     # The eigensolver is content with less than the iteration needs only where it says so; that is looked after.

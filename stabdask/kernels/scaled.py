@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.kernels import lanes, lapack
-from stabdask.kernels.eig import backend_parts, eig
+from stabdask.kernels.eig import backend_parts, resolve_backend
 from stabdask.kernels.results import EigResult, Results, canonical_order
 from stabdask.kernels.threads import single_threaded_blas
 
@@ -139,9 +139,12 @@ def eig_scaled(system: ScaledSystem, scales: Array, *, dtype: npt.DTypeLike, bac
                 out.put(rows, part)
     elif name == "lapack":
         _by_lapack(system, scales, out)
+    elif name == "cuda":
+        from stabdask.kernels import cuda
+
+        cuda.solve_scaled(system.weights, system.shifts, scales, out)
     else:
-        cores, _, _ = gather_cores(system, scales)
-        return eig(cores, sizes=sizes, dtype=precision, backend=backend)
+        resolve_backend(backend, int(sizes.max(initial=0)))  # says what is wrong with it
     return out.finish(sizes, backend)
 
 

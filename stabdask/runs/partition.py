@@ -115,6 +115,7 @@ def run_partition(task: PartitionTask) -> Receipt:
         name: VARIABLES[name].empty(shape, spec.options.dtype) for name, shape in shapes.items()
     }
     times = BlockTimes()
+    halvings = _gpu_halvings(spec)
     read_s = 0.0  # spent waiting for input; it is read one chunk ahead
     graph, keys = pickle.loads(task.rows)  # noqa: S301 - made by make_task, never read from a file
     reader = _blocks(graph, keys, spec.block_cells)
@@ -153,6 +154,7 @@ def run_partition(task: PartitionTask) -> Receipt:
         peak_bytes=peak_bytes(),
         status_counts={int(Status(c)): int(n) for c, n in zip(codes, counts, strict=True)},
         n_near_switch=_count_positive(out.get("near_switch_count")),
+        n_gpu_halvings=_gpu_halvings(spec) - halvings,
         audit=_audit_counts(out),
         checksums=checksums,
         versions=package_versions(),
@@ -197,6 +199,15 @@ def _chunks(graph: dict[Any, Any], keys: list[Any]) -> Iterator[npt.NDArray[Any]
 
 def _count_positive(counts: npt.NDArray[Any] | None) -> int:
     return 0 if counts is None else int((counts > 0).sum())
+
+
+def _gpu_halvings(spec: RunSpec) -> int:
+    """Return how often this process has halved a batch for want of GPU memory."""
+    if spec.options.backend != "cuda":
+        return 0
+    from stabdask.kernels import cuda
+
+    return cuda.halvings()
 
 
 def _audit_counts(out: dict[str, npt.NDArray[Any]]) -> dict[str, float]:

@@ -61,6 +61,8 @@ class Receipt:
         Hash of every variable's values.
     versions
         Of packages in the worker.
+    n_gpu_halvings
+        How often a batch was halved for want of GPU memory.
     audit
         Cells audited, modes missed, worst difference; empty where nothing was iterated for.
     """
@@ -77,6 +79,7 @@ class Receipt:
     n_near_switch: int
     checksums: dict[str, str]
     versions: dict[str, str] = field(default_factory=dict)
+    n_gpu_halvings: int = 0
     audit: dict[str, float] = field(default_factory=dict)
 
     @property

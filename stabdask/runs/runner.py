@@ -60,6 +60,8 @@ class RunReport:
         Seconds in all partitions of the store by part, summed over workers.
     peak_worker_bytes
         Largest resident memory of any worker.
+    n_gpu_halvings
+        How often a batch had to be halved for want of GPU memory.
     audit
         Where leading modes were iterated for: cells compared with dense spectra, leading modes missed in them,
         and the largest difference relative to the norm of a core. Empty otherwise.
@@ -79,6 +81,7 @@ class RunReport:
     cells_per_s: float
     worker_seconds: dict[str, float]
     peak_worker_bytes: int
+    n_gpu_halvings: int
     audit: dict[str, float]
 
     @property
@@ -125,6 +128,8 @@ class RunReport:
             )
             if self.backend_note:
                 lines.append(f"eigensolver  LAPACK, because the compiled one is {self.backend_note}")
+            if self.n_gpu_halvings:
+                lines.append(f"GPU memory   batches were halved {self.n_gpu_halvings:,} times to fit")
             if self.audit:
                 lines.append(_audit_line(self.audit))
             lines.append(f"memory       at most {format_bytes(self.peak_worker_bytes)} in a worker")
@@ -397,5 +402,6 @@ def _report(
         cells_per_s=n_new / seconds if seconds > 0 else 0.0,
         worker_seconds=parts,
         peak_worker_bytes=max((receipt.peak_bytes for receipt in receipts.values()), default=0),
+        n_gpu_halvings=sum(receipt.n_gpu_halvings for receipt in receipts.values()),
         audit=_total_audit(receipts),
     )

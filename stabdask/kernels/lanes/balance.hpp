@@ -8,7 +8,7 @@ namespace LANES_NAMESPACE {
 
 constexpr int kBalancePasses = 24;
 template <class S>
-constexpr S kFarthest = sizeof(S) == 4 ? S(1e30) : S(1e250);
+constexpr S kFarthest = S(sizeof(S) == 4 ? 1e30 : 1e250);
 
 // How far to scale row and column i: a power of two, and 1 where the gain is not worth it.
 template <class V>

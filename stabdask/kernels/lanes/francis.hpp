@@ -135,26 +135,11 @@ LANES_FN auto negligible(V p, V s, V h, V d, V smallest) {
     return small;
 }
 
-// What `window_start` does, for a team: every thread looks at some of the elements.
-template <class V, class Team>
-LANES_FN V window_start_together(Matrix<V> h, V last, V smallest, Team team) {
-    V start(0);
-    LANES_FEW for (int k = 1 + team.rank(); k <= (int)last; k += team.size()) {
-        if (negligible(h(k - 1, k - 1), h(k - 1, k), h(k, k - 1), h(k, k), smallest)) start = V(k);
-    }
-    start = team.maximum(start);
-    const int k = (int)start;
-    if (team.rank() == 0 && k > 0) h(k, k - 1) = V(0);
-    team.sync();
-    return start;
-}
-
 // For each lane of `wanted`, the first row of the undivided window that ends at row `last`: the row of the
 // lowest negligible subdiagonal element, or zero. That element is set to zero.
-template <class V, class M, class Team>
-LANES_FN V window_start(Matrix<V> h, V last, M wanted, V start, V smallest, Team team) {
+template <class V, class M>
+LANES_FN V window_start(Matrix<V> h, V last, M wanted, V start, V smallest, Serial) {
     using S = typename Lane<V>::scalar;
-    if constexpr (Team::parallel) return window_start_together(h, last, smallest, team);
     M open = wanted;
     start = select(wanted, V(S(0)), start);
     const int top = (int)largest_lane(select(wanted, last, V(S(0))));
@@ -166,11 +151,23 @@ LANES_FN V window_start(Matrix<V> h, V last, M wanted, V start, V smallest, Team
         if (any(found)) {
             start = select(found, V(S(k)), start);
             open = open & !found;
-            team.sync();
-            if (team.rank() == 0) h(k, k - 1) = select(found, V(S(0)), sub);
+            h(k, k - 1) = select(found, V(S(0)), sub);
         }
         d = p;
     }
+    return start;
+}
+
+// The same for a team, whose one matrix wants it: every thread looks at some of the elements.
+template <class V, class Team>
+LANES_FN V window_start(Matrix<V> h, V last, bool, V, V smallest, Team team) {
+    V start(0);
+    LANES_FEW for (int k = 1 + team.rank(); k <= (int)last; k += team.size()) {
+        if (negligible(h(k - 1, k - 1), h(k - 1, k), h(k, k - 1), h(k, k), smallest)) start = V(k);
+    }
+    start = team.maximum(start);
+    const int k = (int)start;
+    if (team.rank() == 0 && k > 0) h(k, k - 1) = V(0);
     team.sync();
     return start;
 }

@@ -16,8 +16,8 @@ struct Matrix {
 };
 
 // One thread. A CUDA warp or block (see device.cuh) and a set of CPU threads (in the tests) have the same members.
-// All threads of a team go the same way, with the same numbers in what they have of their own; `sum` and `maximum`
-// give all of them the same bits, and no thread returns from one before all have come. Code that asks for `parallel`
+// All threads of a team go the same way, with the same numbers in what they have of their own; `sum` and `maximum` (of
+// numbers that are not negative) give all of them the same bits, and no thread returns from one before all have come. Code that asks for `parallel`
 // may choose another order of its loops.
 struct Serial {
     static constexpr bool parallel = false;

@@ -5,7 +5,8 @@
 
 namespace LANES_NAMESPACE {
 
-enum Outcome : unsigned char { kSolved = 0, kNotConverged = 1, kNotFinite = 3 };
+// Numbers of stabdask.schema.Status.
+enum Outcome : unsigned char { kSolved = 0, kNotConverged = 1, kNotFinite = 3, kNotComputed = 255 };
 
 template <class T>
 struct Value {

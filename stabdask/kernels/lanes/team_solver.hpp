@@ -72,10 +72,8 @@ public:
         Outcome outcome = kNotFinite;
         if (look_.finite) {
             reorder();
-            bool solved;
-            if constexpr (task == kValues) solved = values_of_parts();
-            else solved = values_and_vectors<task>();
-            outcome = solved ? kSolved : kNotConverged;
+            if constexpr (task == kValues) outcome = values_of_parts();
+            else outcome = values_and_vectors<task>();
         }
         if (team_.rank() == 0) out_.outcome[b] = outcome;
         team_.sync();
@@ -118,7 +116,7 @@ private:
         team_.sync();
     }
 
-    LANES_FN bool values_of_parts() {
+    LANES_FN Outcome values_of_parts() {
         const Matrix<T> a = first();
         load(a, false);
         bool solved = true;
@@ -133,7 +131,7 @@ private:
             }
         }
         team_.sync();
-        return solved && finish_values(T(1));
+        return solved && finish_values(T(1)) ? kSolved : kNotConverged;
     }
 
     LANES_FN bool values_of_part(Matrix<T> a, int begin, int n) {
@@ -202,7 +200,7 @@ private:
 
     // The whole matrix, whose order keeps its parts apart in its Hessenberg and Schur forms too.
     template <Task task>
-    LANES_FN bool values_and_vectors() {
+    LANES_FN Outcome values_and_vectors() {
         const Matrix<T> a = first();
         load(a, true);
         balance(a, n_, scale(), team_);
@@ -223,10 +221,11 @@ private:
             cut_to_hessenberg(a);
             solved = hessenberg_eigenvalues(Eigenvalues<T>{a}, T(n_), re(), im(), team_);
         }
-        if (!solved || !finish_values(unit)) return false;
+        if (!solved || !finish_values(unit)) return kNotConverged;
         const bool apart = task == kSchur || !crowded(corner);
-        if (!(apart && write_vectors<task>(forms)) && team_.rank() == 0) again_[b_] = 1;
-        return true;
+        if (apart && write_vectors<task>(forms)) return kSolved;
+        if (team_.rank() == 0) again_[b_] = 1;
+        return kNotComputed;
     }
 
     LANES_FN void cut_to_hessenberg(Matrix<T> a) {
@@ -375,5 +374,13 @@ private:
     Entries entries_{};
     TeamLook look_{};
 };
+
+// Solve the `count` matrices of `list`, taking the next one from the queue `next` until there is none.
+template <Task task, class T, class Team, class Counter>
+LANES_FN void solve_list(TeamSolver<T, Team> solver, const long long* list, long long count, Counter* next, Team team) {
+    for (long long item = team.take(next); item < count; item = team.take(next)) {
+        solver.template solve<task>(list[item]);
+    }
+}
 
 }  // namespace LANES_NAMESPACE

@@ -42,7 +42,7 @@ struct Source {
     const double* scales;
     const long long* sizes;
     long long k;
-    bool wide;
+    long long wide;
 };
 
 // Entries of one of them; `nodes` lists R where there are scales.
