@@ -13,8 +13,8 @@ import functools
 import importlib
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -176,13 +176,13 @@ def solve_on_device(
         raise UsageError(f"cores have shape {cores.shape}; expected (batch, k, k)")
     _precision(cores.dtype)
     batch, k, _ = cores.shape
-    with stream or nullcontext():
+    with stream or nullcontext(), _on_device(batch, k) as gpu:
         orders = np.full(batch, k) if sizes is None else _on_host(sizes)
         if orders.shape != (batch,) or (batch and (orders.min() < 0 or orders.max() > k)):
             raise UsageError(f"sizes must be {batch} integers from 0 to {k}")
         orders = orders.astype(np.int64)
         source = Source(cupy.ascontiguousarray(cores), orders, cupy.asarray(orders))
-        return _result_on_device(cupy, source, k, modes, vectors, precision)
+        return _result_on_device(cupy, gpu, source, k, modes, vectors, precision)
 
 
 def solve_scaled_on_device(
@@ -222,30 +222,43 @@ def solve_scaled_on_device(
             f"weights have shape {weights.shape}, gamma {gamma.shape}, slope {slope.shape}; "
             "expected (r, r), (r,) and (cell, r)"
         )
-    with stream or nullcontext():
+    with stream or nullcontext(), _on_device(len(slope), r) as gpu:
         W, g, s = (cupy.ascontiguousarray(array, dtype=np.float64) for array in (weights, gamma, slope))
         sizes = _on_host(cupy.count_nonzero(s, axis=1)).astype(np.int64)
         source = Source(W, sizes, cupy.asarray(sizes), g, s)
         width = int(sizes.max(initial=0))
-        return _result_on_device(cupy, source, width, modes, vectors, _precision(dtype))
+        return _result_on_device(cupy, gpu, source, width, modes, vectors, _precision(dtype))
 
 
 # --- on the device ---------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _on_device(n_matrices: int, k: int) -> Iterator[Gpu]:
+    """Give the current GPU; put its errors and its want of memory into words."""
+    gpu = current_gpu()
+    try:
+        with guarded(f"{n_matrices:,} matrices of order up to {k}", gpu):
+            yield gpu
+    except MemoryError as error:
+        raise _out_of_memory(gpu, n_matrices, k, error) from error
+
+
 def _result_on_device(
-    cupy: Any, source: Source, width: int, modes: int | None, vectors: Vectors, precision: np.dtype[Any]
+    cupy: Any,
+    gpu: Gpu,
+    source: Source,
+    width: int,
+    modes: int | None,
+    vectors: Vectors,
+    precision: np.dtype[Any],
 ) -> DeviceResult:
     if vectors not in ("none", "right", "both"):
         raise UsageError(f"vectors={vectors!r}; expected 'none', 'right' or 'both'")
     wanted = 0 if vectors == "none" else width if modes is None else min(int(modes), width)
-    gpu = current_gpu()
-    try:
-        out = DeviceResults.blank(cupy, len(source.sizes), width, wanted, vectors, precision)
-        Batch(cupy, gpu, source, out, precision).run()
-        return judge(cupy, out, source.orders, precision)
-    except MemoryError as error:
-        raise _out_of_memory(gpu, len(source.sizes), width, error) from error
+    out = DeviceResults.blank(cupy, len(source.sizes), width, wanted, vectors, precision)
+    Batch(cupy, gpu, source, out, precision).run()
+    return judge(cupy, out, source.orders, precision)
 
 
 # --- from the host and back --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@
 #define LANES_PHASE __device__
 #define LANES_CUDA 1
 #define LANES_UNROLL _Pragma("unroll")
-// Before a loop that a team shares out: each thread has few turns, which unrolled would only take longer to compile.
+// Before a loop of few turns, such as one that a team shares out: unrolled it would only take longer to compile.
 #define LANES_FEW _Pragma("unroll 1")
 #else
 #define LANES_FN inline __attribute__((always_inline))

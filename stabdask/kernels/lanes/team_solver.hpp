@@ -258,24 +258,29 @@ private:
         return team_.maximum(found) > T(0);
     }
 
+    // Right vectors are those of side 0, left ones of side 1; of the balanced matrix, and in the end.
+    LANES_FN int sides() const { return out_.left ? 2 : 1; }
+    LANES_FN ComplexVector<T> balanced(int side) const { return {list(15 + 2 * side), list(16 + 2 * side)}; }
+    LANES_FN ComplexVector<T> finished(int side) const { return {list(3 * side), list(3 * side + 1)}; }
+
     // Vectors of the leading modes; false, and nothing of use written, where inverse iteration has failed.
     template <Task task>
     LANES_FN bool write_vectors(const Forms& forms) {
         double worst = -1;
         for (int m = 0; m < modes(); ++m) {
             const int place = place_of()[m];
+            const T re = this->re()[place], im = this->im()[place];
             // The two of a pair stand at neighboring places, the upper one first; its vector serves both.
-            if (im()[place] < T(0)) continue;
-            const ComplexVector<T> right{list(15), list(16)}, left{list(17), list(18)};
-            if (!find_vectors<task>(forms, place, right, left)) return false;
-            const ComplexVector<T> x{list(0), list(1)}, y{list(3), list(4)};
-            undo_balance<false>(right, x);
-            if (out_.left) undo_balance<true>(left, y);
-            const T residual = residual_of(x, re()[place] * forms.unit, im()[place] * forms.unit);
+            if (im < T(0)) continue;
+            if (!find_vectors<task>(forms, T(place), re, im)) return false;
+            LANES_FEW for (int side = 0; side < sides(); ++side) undo_balance(side);
+            const T residual = residual_of(finished(0), re * forms.unit, im * forms.unit);
             worst = larger(worst, widen(residual) / look_.norm);
-            write_mode(m, x, y, T(1));
-            const int twin = im()[place] > T(0) ? mode_of()[place + 1] : n_;
-            if (twin < modes()) write_mode(twin, x, y, T(-1));
+            const int twin = im > T(0) ? mode_of()[place + 1] : n_;
+            LANES_FEW for (int copy = 0; copy < 2; ++copy) {
+                const int mode = copy ? twin : m;
+                if (mode < modes()) write_mode(mode, copy ? T(-1) : T(1));
+            }
             team_.sync();
         }
         if (team_.rank() == 0 && worst >= 0) out_.residual[b_] = worst;
@@ -284,37 +289,37 @@ private:
 
     // Vectors of the balanced matrix for the eigenvalue at a place on the diagonal; false if they are poor.
     template <Task task>
-    LANES_FN bool find_vectors(const Forms& forms, int place, ComplexVector<T> right, ComplexVector<T> left) {
-        const T re = this->re()[place], im = this->im()[place];
+    LANES_FN bool find_vectors(const Forms& forms, T place, T re, T im) {
         const ComplexVector<T> scratch{list(0), list(1)};
-        const bool with_left = out_.left != nullptr;
-        const T at(place), kept = task == kSchur && im != T(0) ? at : T(-1);
-        factorize(forms.h, n_, re, im, forms.tiny, kept, forms.factors, team_);
+        const Factors<T>& factors = forms.factors;
+        const T kept = task == kSchur && im != T(0) ? place : T(-1);
+        factorize(forms.h, n_, re, im, forms.tiny, kept, factors, team_);
         if constexpr (task == kSchur) {
-            substitution<false>(forms.h, forms.factors, n_, at, re, im, right, team_);
-            multiply(forms.z, n_, right, scratch, team_);
-            if (!with_left) return true;
-            substitution<true>(forms.h, forms.factors, n_, at, re, im, left, team_);
-            multiply(forms.z, n_, left, scratch, team_);
+            substitution<false>(forms.h, factors, n_, place, re, im, balanced(0), team_);
+            if (sides() > 1) substitution<true>(forms.h, factors, n_, place, re, im, balanced(1), team_);
+            LANES_FEW for (int side = 0; side < sides(); ++side) multiply(forms.z, n_, balanced(side), scratch, team_);
         } else {
-            bool poor = inverse_iteration<false>(forms.factors, n_, T(n_), true, forms.tiny, scratch, right, team_);
-            if (with_left) {
-                poor |= inverse_iteration<true>(forms.factors, n_, T(n_), true, forms.tiny, scratch, left, team_);
+            const T n(n_);
+            bool poor = inverse_iteration<false>(factors, n_, n, true, forms.tiny, scratch, balanced(0), team_);
+            if (sides() > 1) {
+                poor |= inverse_iteration<true>(factors, n_, n, true, forms.tiny, scratch, balanced(1), team_);
             }
             if (poor) return false;
-            back_transform(forms.h, n_, tau(), list(2), &right, 1, team_);
-            if (with_left) back_transform(forms.h, n_, tau(), list(2), &left, 1, team_);
+            LANES_FEW for (int side = 0; side < sides(); ++side) {
+                const ComplexVector<T> x = balanced(side);
+                back_transform(forms.h, n_, tau(), list(2), &x, 1, team_);
+            }
         }
         return true;
     }
 
     // From the coordinates of the balanced matrix to those of the caller, with unit norm.
-    template <bool Left>
-    LANES_FN void undo_balance(ComplexVector<T> from, ComplexVector<T> to) {
+    LANES_FN void undo_balance(int side) {
+        const ComplexVector<T> from = balanced(side), to = finished(side);
         // Range first: balancing may stretch components by many powers of two.
         scale_to_one(from, n_, team_);
         LANES_FEW for (int i = team_.rank(); i < n_; i += team_.size()) {
-            const T by = Left ? T(1) / scale()[i] : scale()[i];
+            const T by = side ? T(1) / scale()[i] : scale()[i];
             to.re[parts_.order[i]] = from.re[i] * by;
             to.im[parts_.order[i]] = from.im[i] * by;
         }
@@ -339,10 +344,11 @@ private:
     }
 
     // Write the vectors of a mode, conjugated where `sign` is -1, and |y^H x|.
-    LANES_FN void write_mode(int mode, ComplexVector<T> x, ComplexVector<T> y, T sign) {
+    LANES_FN void write_mode(int mode, T sign) {
         const long long at = b_ * out_.modes + mode;
+        const ComplexVector<T> x = finished(0), y = finished(1);
         write(out_.right + 2 * at * out_.width, x, sign);
-        if (!out_.left) return;
+        if (sides() == 1) return;
         write(out_.left + 2 * at * out_.width, y, sign);
         double re = 0, im = 0;
         LANES_FEW for (int i = team_.rank(); i < n_; i += team_.size()) {
