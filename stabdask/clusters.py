@@ -80,6 +80,8 @@ def start_early() -> None:
     environment = {
         name: str(value) for name, value in _SETTINGS["distributed.nanny.pre-spawn-environ"].items()
     }
+    # Import what this process imports, not a package that happens to lie in the current folder.
+    environment["PYTHONSAFEPATH"] = "1"
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:

@@ -1,5 +1,6 @@
 """Make the helpers beside this file importable and hypothesis repeatable."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+# Processes that tests start import the package installed, as the tests do, not the sources in the current folder, which
+# lack what was compiled.
+os.environ["PYTHONSAFEPATH"] = "1"
 
 from small_atlas import Small, make_small
 

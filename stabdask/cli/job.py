@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> int:
         return _plan(options)
     if not 0 <= options.allow_failed <= 1:
         raise UsageError(f"--allow-failed {options.allow_failed}; expected a fraction from 0 to 1")
-    if options.workers != 0 and not options.gpu:
+    if options.is_program and options.workers != 0 and not options.gpu:
         start_early()
     from stabdask.runs.runner import run
 

@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     try:
         options = build_parser().parse_args(arguments)
+        options.is_program = arguments is None  # and not called by another program
     except SystemExit as stop:
         return int(stop.code or 0)
     before = signal.getsignal(signal.SIGTERM)

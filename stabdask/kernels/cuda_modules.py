@@ -147,6 +147,8 @@ def _compile(dtype: npt.DTypeLike, launch: Launch, gpu: Gpu) -> Any:
         function = cupy.RawModule(code=cuda_source(), options=options).get_function(ENTRY)
         # More than 48 KB have to be asked for; what a launch takes is up to the launch.
         function.max_dynamic_shared_size_bytes = gpu.shared_memory_bytes
+        # Shared memory and the first cache are one: as much of it as can be for whichever holds the matrix.
+        function.preferred_shared_memory_carveout = 100 if launch.in_shared else 0
     except Exception as error:  # of the compiler, of loading NVRTC, or of the driver
         shown = str(error).strip()[:1500]
         raise BackendUnavailableError(

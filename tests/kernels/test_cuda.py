@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -212,17 +212,17 @@ def test_a_matrix_too_large_for_the_gpu(small_pool: Any) -> None:
         solved(np.eye(3000)[None])
 
 
-def test_first_calls(cupy: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Print how long the first use of each kernel takes, with the compiler and with its results on disk."""
-    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
+def test_first_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print how long the first use of kernels takes: to compile, from CuPy's cache on disk, and once loaded."""
+    unseen = (*cuda_modules.OPTIONS, f"-DFIRST_CALL={time.time_ns()}")
+    monkeypatch.setattr(cuda_modules, "OPTIONS", unseen)
     for state in ("compiled", "from disk", "loaded"):
         if state != "loaded":
-            cuda_modules._kernels.clear()
+            monkeypatch.setattr(cuda_modules, "_kernels", {})
         for vectors in ("none", "both"):
             begin = time.perf_counter()
-            solved(normal(4, 40), None, vectors)  # type: ignore[arg-type]
+            solved(normal(4, 40), None, cast(Vectors, vectors))
             print(f"first call, {state}, vectors={vectors}: {time.perf_counter() - begin:.2f} s")
-    assert time.perf_counter() - begin < 1.0
 
 
 def test_registers_and_shared_memory_of_the_loaded_kernels(cupy: Any) -> None:

@@ -86,7 +86,7 @@ def check(arch: str, task: Task, dtype: str, kind: Kind) -> None:
     assert registers[0] * THREADS[launch.team] <= REGISTERS
     assert max(stack) <= LONGEST_STACK
     if launch.in_shared and task == Task.VALUES:
-        assert max(stack) == 0
+        assert max(stack) <= 64
 
 
 @pytest.mark.parametrize(("arch", "task", "dtype", "kind"), PLAIN)
