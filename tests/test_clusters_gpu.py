@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from fake_cuda import GB, NO_DRIVER, FakeCuda, FakeRuntime, LocalCUDACluster
@@ -24,6 +25,9 @@ from stabdask.clusters import gpu_client, local_client, worker_gpus
 from stabdask.errors import BackendUnavailableError, UsageError
 from stabdask.kernels.device import import_problem
 from stabdask.runs.plan import gpu_request
+
+# Workers get what this module sends them as it is: they cannot import it.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture
