@@ -7,6 +7,7 @@ input; 4 finished, but more cells have a failed status than allowed; 5 the store
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.is_program = arguments is None  # and not called by another program
     except SystemExit as stop:
         return int(stop.code or 0)
+    if options.is_program:
+        # Importing makes many objects and no garbage to speak of.
+        gc.set_threshold(50_000)
     before = signal.getsignal(signal.SIGTERM)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, _interrupt)
@@ -76,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     finally:
         signal.signal(signal.SIGTERM, before)
+        if options.is_program:
+            # The interpreter looks for garbage once more as it ends, through all that was imported: most of a second.
+            gc.freeze()
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:

@@ -168,6 +168,13 @@ class Field(ABC):
     def n_bytes(self) -> int:
         """Memory the parameters take in a worker."""
 
+    def cell_bytes(self, itemsize: int) -> int:
+        """Return the bytes that linearizing a cell and its closed forms take, for input of `itemsize` bytes.
+
+        Unless a field knows better: four arrays over genes and eight over regulators, in double precision.
+        """
+        return 8 * (4 * self.n_genes + 8 * len(self.regulator_index))
+
     @abstractmethod
     def rest_eigenvalues(self, cluster: int) -> Array:
         """Return, per gene, the eigenvalue the Jacobian has for it while it is outside the core."""

@@ -81,15 +81,24 @@ class HillParameters:
         # Without a second component the parameters are those of the gene, whatever the cell.
         k, n = self.branch(x) if (self.mix < 1).any() else (self.threshold, self.exponent)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            z = n * (np.log(x) - np.log(k))
+            # Logarithms of zero and exponentials of infinity take five times as long as others, and zeros are many.
+            none = x == 0
+            positive = np.where(none, 1.0, x)
+            z = np.log(positive)
+            z -= np.log(k)
+            z *= n
             # s and 1 - s are the larger and the smaller of these two, without cancellation near saturation.
-            decay = np.exp(-np.abs(z))
-            larger = 1.0 / (1.0 + decay)
-            smaller = decay * larger
-            activation = np.where(z > 0, larger, smaller)
-            slope = n * larger * smaller / x
+            smaller = np.abs(z)
+            np.exp(np.negative(smaller, out=smaller), out=smaller)
+            larger = smaller + 1.0
+            np.divide(1.0, larger, out=larger)
+            smaller *= larger
+            activation = np.where(none, 0.0, np.where(z > 0, larger, smaller))
+            slope = np.multiply(n, larger, out=larger)
+            slope *= smaller
+            slope /= positive
             at_zero = np.where(n > 1, 0.0, np.where(n == 1, 1.0 / k, np.inf))
-        return activation, np.where(x == 0, at_zero, slope)
+        return activation, np.where(none, at_zero, slope)
 
     def infinite_slope_at_zero(self) -> npt.NDArray[np.bool_]:
         """Return, per gene, whether the slope is infinite for a cell with no expression of it."""

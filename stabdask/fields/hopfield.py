@@ -257,8 +257,14 @@ class HopfieldField(Field):
     def n_bytes(self) -> int:
         """Bytes of the parameters, and of what is derived from them once per process."""
         stored = sum(p.weights.nbytes + 8 * p.gamma.nbytes for p in self.parameters)
-        derived = sum(16 * len(p.regulators) ** 2 + 8 * self.n_genes for p in self.parameters)
+        derived = sum(
+            16 * len(p.regulators) ** 2 + 8 * (p.weights.size + self.n_genes) for p in self.parameters
+        )
         return int(stored + derived)
+
+    def cell_bytes(self, itemsize: int) -> int:
+        """Return the bytes that linearizing a cell takes: its expression twice, the rest over regulators."""
+        return 2 * itemsize * self.n_genes + 16 * 8 * len(self.regulator_index)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -200,19 +200,34 @@ class HopfieldLinearization(Linearization):
     def rest_leading(self) -> Array:
         """Return the two largest -gamma outside the core; see `Linearization.rest_leading`."""
         model = self._model
-        inactive = np.where(self._own, -np.inf, -model.gamma[model.regulators])
-        fixed = np.full((len(inactive), 2), -np.inf)
-        fixed[:, : min(2, model.rest.size)] = model.rest[:2]
-        both = np.concatenate([inactive, fixed], axis=1)
-        return -np.partition(-both, 1, axis=1)[:, :2]
+        values = -model.gamma[model.regulators]
+        order = np.argsort(-values, kind="stable")
+        # One past the end is true for every cell: no regulator is left, and the value is -inf.
+        inactive = np.ones((len(self._own), len(order) + 1), dtype=bool)
+        np.logical_not(self._own[:, order], out=inactive[:, :-1])
+        descending = np.append(values[order], -np.inf)
+        leading = np.full((len(inactive), 4), -np.inf)
+        leading[:, : min(2, model.rest.size)] = model.rest[:2]
+        for column in (2, 3):
+            first = inactive.argmax(axis=1)
+            leading[:, column] = descending[first]
+            inactive[np.arange(len(first)), np.minimum(first, len(order) - 1)] = False
+        leading.sort(axis=1)
+        return leading[:, :1:-1]
 
     def rest_counts(self, tolerance: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Count the signs of -gamma outside the core; see `Linearization.rest_counts`."""
         model = self._model
-        own = -model.gamma[model.regulators]
-        unstable = ~self._own @ (own > tolerance).astype(np.intp) + int((model.rest > tolerance).sum())
-        stable = ~self._own @ (own < -tolerance).astype(np.intp) + int((model.rest < -tolerance).sum())
-        return unstable, stable
+        values = -model.gamma[model.regulators]
+
+        def count(own: npt.NDArray[np.bool_], rest: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+            inactive = own.sum() - np.count_nonzero(self._own[:, own], axis=1)
+            return np.asarray(inactive + rest.sum(), dtype=np.intp)
+
+        return (
+            count(values > tolerance, model.rest > tolerance),
+            count(values < -tolerance, model.rest < -tolerance),
+        )
 
     def trace(self) -> Array:
         """Return sum_j W_jj phi'_j - sum_j gamma_j."""

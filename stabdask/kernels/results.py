@@ -104,7 +104,7 @@ class Results:
         limit = inaccuracy_limit(sizes, self.precision)
         with np.errstate(invalid="ignore"):
             inaccurate = (self.trace_defect > limit) | (self.residual > limit)
-            inaccurate |= (np.isinf(self.eigenvalues.real) | np.isinf(self.eigenvalues.imag)).any(axis=1)
+            inaccurate |= np.isinf(self.eigenvalues.view(self.precision)).any(axis=1)
             defective: npt.NDArray[np.bool_] = np.zeros(len(sizes), dtype=bool)
             condition = None
             if self.overlap is not None:

@@ -6,6 +6,7 @@ The lazy Dataset, the durable run and the tests all call this one function.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "BlockTimes",
     "batch_cells",
     "compute_block",
+    "empty_arrays",
     "finite_rows",
     "output_shapes",
 ]
@@ -59,6 +61,12 @@ def output_shapes(options: Options, field: Field, n_cells: int) -> dict[str, tup
     return {name: tuple(sizes[dim] for dim in VARIABLES[name].dims) for name in options.variables()}
 
 
+def empty_arrays(options: Options, field: Field, n_cells: int) -> dict[str, npt.NDArray[Any]]:
+    """Return an array for every variable of `n_cells` cells, filled with what says that nothing is known."""
+    shapes = output_shapes(options, field, n_cells)
+    return {name: VARIABLES[name].empty(shape, options.dtype) for name, shape in shapes.items()}
+
+
 def batch_cells(options: Options, field: Field) -> int:
     """Return how many cores are solved in one call: 1,024, or about 8 MB of them and of their vectors.
 
@@ -72,7 +80,7 @@ def batch_cells(options: Options, field: Field) -> int:
 
 
 def compute_block(
-    expression: npt.NDArray[Any],
+    expression: npt.NDArray[Any] | Sequence[npt.NDArray[Any]],
     codes: npt.NDArray[np.integer[Any]],
     field: Field,
     options: Options,
@@ -81,13 +89,14 @@ def compute_block(
     cells: npt.NDArray[Any] | None = None,
     audited: npt.NDArray[np.bool_] | None = None,
     times: BlockTimes | None = None,
+    out: dict[str, npt.NDArray[Any]] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Compute every variable asked for, for a block of cells.
 
     Parameters
     ----------
     expression
-        ``(cell, gene)`` in the order of the atlas.
+        ``(cell, gene)`` in the order of the atlas, or pieces of it that follow one another.
     codes
         ``(cell,)``: number of each cell's cluster in ``field.clusters``; -1 for a cell without a label and -2
         for one to be left out.
@@ -103,6 +112,8 @@ def compute_block(
         ``(cell,)``: whose iterated modes to compare with a dense spectrum; none if not given.
     times
         Filled with the seconds spent, if given.
+    out
+        Where to put the results, as `empty_arrays` makes it; new arrays if not given.
 
     Returns
     -------
@@ -114,11 +125,9 @@ def compute_block(
     InputError
         If finite expression is outside the domain of the field.
     """
-    n_cells = len(expression)
-    out = {
-        name: VARIABLES[name].empty(shape, options.dtype)
-        for name, shape in output_shapes(options, field, n_cells).items()
-    }
+    pieces = [expression] if isinstance(expression, np.ndarray) else expression
+    n_cells = sum(len(piece) for piece in pieces)
+    out = empty_arrays(options, field, n_cells) if out is None else out
     out["status"][codes == NO_LABEL] = Status.NON_FINITE_INPUT
     out["status"][codes == SKIPPED] = Status.NO_MODEL
     names = np.arange(n_cells) if cells is None else cells
@@ -127,7 +136,9 @@ def compute_block(
     with single_threaded_blas():
         for cluster in np.unique(codes[codes >= 0]):
             rows = np.flatnonzero(codes == cluster)
-            x = expression.take(rows, axis=0) if columns is None else expression[rows][:, columns]
+            x = _take(pieces, rows)
+            if columns is not None:
+                x = x[:, columns]
             finite = finite_rows(x)
             out["status"][rows[~finite]] = Status.NON_FINITE_INPUT
             if not finite.all():
@@ -139,6 +150,19 @@ def compute_block(
                 if options.iterates and audited is not None:
                     _audit(linear, rows, audited[rows], options, out, times)
     return out
+
+
+def _take(pieces: Sequence[npt.NDArray[Any]], rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    """Return ascending `rows` of pieces that follow one another; joining all of them first would be a copy more."""
+    if len(pieces) == 1:
+        return pieces[0].take(rows, axis=0)
+    x = np.empty((len(rows), pieces[0].shape[1]), dtype=np.result_type(*pieces))
+    starts = np.cumsum([0, *(len(piece) for piece in pieces)])
+    cuts = np.searchsorted(rows, starts)
+    for piece, start, first, last in zip(pieces, starts, cuts, cuts[1:], strict=False):
+        # The rows are there; "clip" spares a buffer.
+        piece.take(rows[first:last] - start, axis=0, out=x[first:last], mode="clip")
+    return x
 
 
 def finite_rows(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -89,7 +89,9 @@ def stability(
 
     job = prepare(cells, field, missing_cluster=missing_cluster, **options)
     spec = job.spec
-    expression = job.expression.rechunk({0: spec.block_cells, 1: -1})
+    # Chunks of the input are not joined: whoever looks at one cell waits for no other chunk than its own.
+    rows = min(spec.block_cells, max(job.expression.chunks[0]))
+    expression = job.expression.rechunk({0: rows, 1: -1})
     names = job.cell_names
     model = delayed(field, name=f"field-{field.fingerprint}", pure=True)
     stops = np.cumsum(expression.chunks[0])

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from stabdask.errors import UsageError
 from stabdask.fields.storage import open_field_cached
-from stabdask.runs.block import BlockTimes, compute_block, output_shapes
+from stabdask.runs.block import BlockTimes, compute_block, empty_arrays
 from stabdask.runs.job import Job, RunSpec
 from stabdask.runs.receipts import Receipt, write_receipt
 from stabdask.runs.store import field_path, package_versions, write_partition
-from stabdask.schema import VARIABLES, Status
+from stabdask.schema import Status
 
 __all__ = ["PartitionTask", "make_task", "run_partition"]
 
@@ -110,10 +110,7 @@ def run_partition(task: PartitionTask) -> Receipt:
     spec = task.spec
     start, stop = spec.bounds(task.partition)
     field = open_field_cached(str(field_path(task.store)), spec.field)
-    shapes = output_shapes(spec.options, field, stop - start)
-    out: dict[str, npt.NDArray[Any]] = {
-        name: VARIABLES[name].empty(shape, spec.options.dtype) for name, shape in shapes.items()
-    }
+    out = empty_arrays(spec.options, field, stop - start)
     times = BlockTimes()
     halvings = _gpu_halvings(spec)
     read_s = 0.0  # spent waiting for input; it is read one chunk ahead
@@ -125,10 +122,10 @@ def run_partition(task: PartitionTask) -> Receipt:
         read_s += time.perf_counter() - before
         if block is None:
             break
-        first, expression = block
-        cells = slice(first, first + len(expression))
-        result = compute_block(
-            expression,
+        first, pieces = block
+        cells = slice(first, first + sum(len(piece) for piece in pieces))
+        compute_block(
+            pieces,
             task.model_codes[cells],
             field,
             spec.options,
@@ -136,9 +133,8 @@ def run_partition(task: PartitionTask) -> Receipt:
             cells=task.names[cells],
             audited=task.audited[cells],
             times=times,
+            out={name: values[cells] for name, values in out.items()},
         )
-        for name, values in result.items():
-            out[name][cells] = values
     before = time.perf_counter()
     checksums = write_partition(task.store, spec, task.partition, out)
     seconds = asdict(times) | {"read_s": read_s, "write_s": time.perf_counter() - before}
@@ -165,23 +161,23 @@ def run_partition(task: PartitionTask) -> Receipt:
 
 def _blocks(
     graph: dict[Any, Any], keys: list[Any], block_cells: int
-) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Yield (first row, expression) of blocks of `block_cells`, computing each chunk once, one chunk ahead."""
-    pending: list[npt.NDArray[Any]] = []
-    first = available = 0
-    for number, chunk in enumerate(_chunks(graph, keys)):
-        pending.append(chunk)
-        available += len(chunk)
+) -> Iterator[tuple[int, list[npt.NDArray[Any]]]]:
+    """Yield the first row and the pieces of blocks of `block_cells`, computing each chunk once, one chunk ahead."""
+    pieces: list[npt.NDArray[Any]] = []
+    first = held = 0
+    for chunk in _chunks(graph, keys):
+        begin = 0
+        while begin < len(chunk):
+            piece = chunk[begin : begin + block_cells - held]
+            pieces.append(piece)
+            begin += len(piece)
+            held += len(piece)
+            if held == block_cells:
+                yield first, pieces
+                first, held, pieces = first + held, 0, []
         del chunk
-        last = number == len(keys) - 1
-        while available >= block_cells or (last and available):
-            joined = pending[0] if len(pending) == 1 else np.concatenate(pending)
-            block, rest = joined[:block_cells], joined[block_cells:]
-            del joined
-            yield first, block
-            first += len(block)
-            available = len(rest)
-            pending = [rest] if available else []
+    if held:
+        yield first, pieces
 
 
 def _chunks(graph: dict[Any, Any], keys: list[Any]) -> Iterator[npt.NDArray[Any]]:

@@ -30,8 +30,6 @@ _GATHER_BYTES = 24 * 2**20
 """Cores that are formed a few megabytes at a time, with temporaries."""
 _LANES_BYTES = 5 * 64
 """Bytes of the compiled solver per entry of the largest core: five matrices, one cache line an entry."""
-_CLOSED_FORM_ARRAYS = 4
-"""Float64 arrays (cell, gene) alive at once in the closed forms: expression, velocity and two temporaries."""
 
 
 def output_bytes(field: Field, options: Options) -> int:
@@ -50,12 +48,13 @@ def block_and_partition(
 ) -> tuple[int, int]:
     """Return the cells in a block and in a partition.
 
-    A block is a chunk of the input, or an equal part of one, where chunks are regular; a partition is a
-    power-of-two number of chunks: small enough to be lost without regret, large enough for the store's own.
+    A partition is a power-of-two number of chunks of the input where they are regular: small enough to be lost
+    without regret, large enough for the store's own. A block is some of its chunks, at most half of them so that
+    the next are read meanwhile, or an equal part of one.
     """
     n_cells = expression.shape[0]
     out = output_bytes(field, options)
-    working = out + 8 * (_CLOSED_FORM_ARRAYS * field.n_genes + 6 * len(field.regulator_index))
+    working = out + field.cell_bytes(expression.dtype.itemsize)
     most = max(1, _BLOCK_BYTES // working)
     limit = max(1, min(_PARTITION_BYTES // out, _MOST_CELLS))
     target = _power_of_two(min(max(n_cells // _PARTITIONS_WANTED, _FEWEST_CELLS), limit))
@@ -66,8 +65,10 @@ def block_and_partition(
     regular = len(chunks) > 1 and len(set(chunks[:-1])) == 1 and chunks[-1] <= chunk
     if not regular or chunk > limit:
         return min(_power_of_two(most), target), target
-    block = -(-chunk // -(-chunk // most))
-    return block, chunk * _power_of_two(max(1, target // chunk))
+    n_chunks = _power_of_two(max(1, target // chunk))
+    joined = min(most // chunk, n_chunks // 2)
+    block = chunk * _power_of_two(joined) if joined > 1 else -(-chunk // -(-chunk // most))
+    return block, chunk * n_chunks
 
 
 def chunk_cells(partition_cells: int, row_bytes: int) -> int:
@@ -105,10 +106,16 @@ def task_bytes(expression: da.Array, field: Field, options: Options, partition_c
     else:
         cores = solver + 12 * batch * k * k * 8
         vectors = 5 * batch * options.vector_modes(field) * field.n_genes * 16
-    closed = block * 8 * (_CLOSED_FORM_ARRAYS * field.n_genes + 8 * len(field.regulator_index))
-    # The chunk is held while it is made dense and cut; results are held once more while they are written.
+    closed = block * field.cell_bytes(expression.dtype.itemsize)
+    # The chunk is held while it is made dense and cut, and so are those that make up a block; results are held
+    # once more while they are written.
+    joined = max(0, block - max(expression.chunks[0])) * n_genes * expression.dtype.itemsize
     return int(
-        2 * chunk + max(closed, cores + vectors) + block * out + partition_cells * out * 1.5 + field.n_bytes
+        2 * (chunk + joined)
+        + max(closed, cores + vectors)
+        + block * out
+        + partition_cells * out * 1.5
+        + field.n_bytes
     )
 
 

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,20 @@ __all__ = [
 ]
 
 _FORMAT = "stabdask_format"
+_WRITERS = 3
+"""Arrays of a partition written at a time: most are small, and wait for Zarr's threads and for the disk."""
 _PACKAGES = ("stabdask", "numpy", "scipy", "dask", "distributed", "zarr", "anndata", "xarray")
 
 
 def package_versions() -> dict[str, str]:
     """Return the versions of what the results depend on."""
-    return {name: version(name) for name in _PACKAGES}
+    return dict(_versions())
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    # Read once: each takes a parse of the package's metadata.
+    return tuple((name, version(name)) for name in _PACKAGES)
 
 
 def field_path(store: str | Path) -> Path:
@@ -224,22 +233,26 @@ def write_partition(
     blosc.use_threads = False
     root = Path(path)
     start, stop = spec.bounds(partition)
-    checksums = {}
+
+    def write(name: str) -> str:
+        target, values = targets[name], arrays[name]
+        target[start:stop] = values
+        if values.size:  # an array without entries has no chunk files
+            _fsync_chunks(root / name, target.chunks, start, stop)
+        return array_checksum(values)
+
     try:
-        with zarr.config.set({"array.write_empty_chunks": True}):
+        with (
+            zarr.config.set({"array.write_empty_chunks": True}),
+            ThreadPoolExecutor(_WRITERS, thread_name_prefix="stabdask-write") as writers,
+        ):
             targets = _open_arrays(str(root), spec.fingerprint)
-            for name, values in arrays.items():
-                target = targets[name]
-                target[start:stop] = values
-                checksums[name] = array_checksum(values)
-                if values.size:  # an array without entries has no chunk files
-                    _fsync_chunks(root / name, target.chunks, start, stop)
+            return dict(zip(arrays, writers.map(write, arrays), strict=True))
     except OSError as error:
         raise OutputError(
             f"cannot write partition {partition} to {path}: {error.strerror or error}; make room or mend the "
             "permissions and run the same command again: what is finished is kept"
         ) from error
-    return checksums
 
 
 @lru_cache(maxsize=2)
