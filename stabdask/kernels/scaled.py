@@ -156,7 +156,8 @@ def _by_lanes(system: ScaledSystem, scales: Array, out: Results) -> None:
 def _by_lapack(system: ScaledSystem, scales: Array, out: Results) -> None:
     """Solve the blocks of the system's components, a few megabytes of them at a time."""
     filled = np.zeros(len(scales), dtype=np.intp)
-    with single_threaded_blas():
+    # What is not finite is contained in its own matrix, and its status says so.
+    with single_threaded_blas(), np.errstate(invalid="ignore"):
         for members in system.parts:
             own = scales[:, members]
             if len(members) == 1:
@@ -170,9 +171,9 @@ def _by_lapack(system: ScaledSystem, scales: Array, out: Results) -> None:
             for first in range(0, len(scales), step):
                 rows = np.arange(first, min(first + step, len(scales)))
                 _solve_blocks(part, own[rows], rows, out, filled)
-    order = canonical_order(out.eigenvalues)
-    out.eigenvalues[:] = np.take_along_axis(out.eigenvalues, order, axis=1)
-    out.trace_defect[:] = _trace_defect(system, scales, out.eigenvalues)
+        order = canonical_order(out.eigenvalues)
+        out.eigenvalues[:] = np.take_along_axis(out.eigenvalues, order, axis=1)
+        out.trace_defect[:] = _trace_defect(system, scales, out.eigenvalues)
 
 
 def _solve_blocks(part: ScaledSystem, scales: Array, rows: Index, out: Results, filled: Index) -> None:

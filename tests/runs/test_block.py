@@ -451,6 +451,19 @@ def test_the_cut_into_blocks_does_not_matter(atlas: RandomAtlas, cuts: list[int]
     same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
 
 
+@given(atlases, st.lists(st.integers(0, 14), max_size=5), st.booleans())
+@settings(max_examples=25)
+def test_a_block_in_pieces_is_the_same_block(atlas: RandomAtlas, cuts: list[int], spare: bool) -> None:
+    x = np.c_[atlas.x, atlas.x[:, 0]] if spare else atlas.x
+    columns = np.arange(atlas.field.n_genes) if spare else None
+    pieces = [x[a:b] for a, b in pairwise([0, *sorted(cuts), 14])]
+    options = make_options(atlas.field, **ASKED)
+    whole = compute_block(x, atlas.codes, atlas.field, options, columns=columns)
+    parts = compute_block(pieces, atlas.codes, atlas.field, options, columns=columns)
+    for name, values in whole.items():
+        np.testing.assert_array_equal(values, parts[name], err_msg=name)
+
+
 @given(atlases, st.sampled_from([1, 700, 5_000]))
 @settings(max_examples=25)
 def test_the_size_of_batches_does_not_matter(atlas: RandomAtlas, n_bytes: int) -> None:
