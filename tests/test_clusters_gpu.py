@@ -190,8 +190,8 @@ def test_workers_that_die_at_once_are_not_waited_for(host: FakeCuda, monkeypatch
 
 
 def test_gpu_implies_the_cuda_backend_unless_one_is_named(host: FakeCuda) -> None:
-    assert gpu_request({"modes": 3}, gpu=True, workers=None) == (2, {"modes": 3, "backend": "cuda"})
-    assert gpu_request({"backend": "auto"}, gpu=True, workers=1) == (2, {"backend": "cuda"})
+    assert gpu_request({"modes": 3}, gpu=True, workers=None) == (2, {"modes": 3, "backend": "auto:cuda"})
+    assert gpu_request({"backend": "auto"}, gpu=True, workers=1) == (2, {"backend": "auto:cuda"})
     assert gpu_request({"backend": "lapack"}, gpu=True, workers=2) == (2, {"backend": "lapack"})
     assert gpu_request({"backend": "auto"}, gpu=False, workers=9) == (0, {"backend": "auto"})
     with pytest.raises(UsageError, match=r"workers=3, but 2 GPU\(s\) are visible"):
@@ -200,7 +200,7 @@ def test_gpu_implies_the_cuda_backend_unless_one_is_named(host: FakeCuda) -> Non
 
 def test_this_process_needs_a_gpu_but_no_dask_cuda(bare: FakeCuda) -> None:
     bare.cupy()
-    assert gpu_request({}, gpu=True, workers=0) == (1, {"backend": "cuda"})
+    assert gpu_request({}, gpu=True, workers=0) == (1, {"backend": "auto:cuda"})
 
 
 def test_a_run_uses_every_gpu(host: FakeCuda, small: Small, tmp_path: Path, capsys: Any) -> None:
@@ -216,7 +216,7 @@ def test_a_run_uses_every_gpu(host: FakeCuda, small: Small, tmp_path: Path, caps
     np.testing.assert_array_equal(found["eigenvalue"], expected["eigenvalue"])
 
 
-def test_a_run_asks_for_the_cuda_backend(
+def test_a_run_asks_for_a_backend_on_the_gpu(
     host: FakeCuda, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
@@ -229,7 +229,7 @@ def test_a_run_asks_for_the_cuda_backend(
     cells, field = job(small)
     with pytest.raises(BackendUnavailableError, match="stop here"):
         sd.run(cells, field, tmp_path / "out.zarr", gpu=True)
-    assert asked == ["cuda"]
+    assert asked == ["auto:cuda"]
 
 
 def test_fewer_workers_and_small_jobs_leave_gpus_alone(host: FakeCuda, small: Small) -> None:

@@ -26,6 +26,9 @@ class Linearization(ABC):
 
     A Jacobian is its core (a small matrix) plus known remaining eigenvalues, and a lift that turns vectors
     of the core into vectors over genes. Everything downstream sees only this.
+
+    One made from expression on a GPU computes there: eigenvalues and vectors are then arrays of CuPy, all else is
+    on the host.
     """
 
     active: npt.NDArray[np.bool_]
@@ -134,6 +137,9 @@ class Field(ABC):
     matrix_free: ClassVar[bool] = False
     """Whether its linearizations have an `Linearization.operator`."""
 
+    on_gpu: ClassVar[bool] = False
+    """Whether it linearizes expression that is on a GPU; if not, only the cores are solved there."""
+
     genes: npt.NDArray[np.str_]
     """Gene names, ``(gene,)``."""
 
@@ -195,7 +201,8 @@ class Field(ABC):
     def linearize(self, x: npt.NDArray[Any], cluster: int) -> Linearization:
         """Return the linearization at finite expression `x` ``(cell, gene)`` for cluster number `cluster`.
 
-        `x` comes in the precision of the input; what is computed from it is float64.
+        `x` comes in the precision of the input; what is computed from it is float64. Fields that say `on_gpu` take
+        an array of CuPy too, and then compute where it is.
         """
 
     @abstractmethod

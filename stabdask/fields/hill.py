@@ -46,6 +46,10 @@ class HillParameters:
         """Return the parameters of the genes at `index`."""
         return HillParameters(*(getattr(self, f.name)[index] for f in fields(self)))
 
+    def on_device(self, cupy: Any) -> HillParameters:
+        """Return the parameters as arrays of CuPy on the current GPU."""
+        return HillParameters(*(cupy.asarray(getattr(self, f.name)) for f in fields(self)))
+
     def stacked(self) -> Array:
         """Return all parameters as one ``(5, gene)`` array, for hashing and storage."""
         return np.stack([getattr(self, f.name) for f in fields(self)])

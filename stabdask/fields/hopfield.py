@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import InputError, MissingKeyError
-from stabdask.fields.base import Array, Field, Index
+from stabdask.fields.base import Array, Field
 from stabdask.fields.hill import HillParameters
+from stabdask.fields.hopfield_cluster import HopfieldCluster
+from stabdask.kernels.arrays import array_module
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,67 +23,6 @@ if TYPE_CHECKING:
     from stabdask.fields.hopfield_linear import ClusterModel, HopfieldLinearization
 
 __all__ = ["HopfieldCluster", "HopfieldField"]
-
-
-@dataclass(frozen=True)
-class HopfieldCluster:
-    """Parameters of one cluster; only the columns of W that are not zero are kept.
-
-    Attributes
-    ----------
-    regulators
-        ``(r,)`` positions of the genes whose column of W is not zero, ascending.
-    weights
-        ``(gene, r)``: ``W[effector, regulators]``, in units of expression/time.
-    gamma
-        ``(gene,)`` degradation rates, 1/time.
-    bias
-        ``(gene,)`` I, expression/time.
-    hill
-        Activation of every gene; looked at for regulators only.
-    """
-
-    regulators: Index
-    weights: npt.NDArray[np.floating[Any]]
-    gamma: Array
-    bias: Array
-    hill: HillParameters
-
-    def frozen(self) -> HopfieldCluster:
-        """Return the same parameters read-only: a field that changes would no longer match its fingerprint."""
-        return HopfieldCluster(
-            regulators=_read_only(self.regulators),
-            weights=_read_only(self.weights),
-            gamma=_read_only(self.gamma),
-            bias=_read_only(self.bias),
-            hill=HillParameters(*(_read_only(getattr(self.hill, f.name)) for f in fields(HillParameters))),
-        )
-
-    @classmethod
-    def from_dense(
-        cls,
-        W: npt.NDArray[Any],
-        *,
-        gamma: npt.ArrayLike,
-        bias: npt.ArrayLike,
-        hill: HillParameters,
-    ) -> HopfieldCluster:
-        """Return the parameters for a square W (effectors x regulators)."""
-        gamma = np.asarray(gamma, dtype=np.float64)
-        if W.ndim != 2 or W.shape[0] != W.shape[1] or W.shape[0] != gamma.size:
-            raise InputError(
-                f"W has shape {W.shape}; expected ({gamma.size}, {gamma.size}), effectors x regulators"
-            )
-        if W.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
-            W = W.astype(np.float64)
-        regulators = np.flatnonzero((W != 0).any(axis=0))
-        return cls(
-            regulators=regulators,
-            weights=np.ascontiguousarray(W[:, regulators]),
-            gamma=gamma,
-            bias=np.asarray(bias, dtype=np.float64),
-            hill=hill,
-        )
 
 
 class HopfieldField(Field):
@@ -122,7 +62,7 @@ class HopfieldField(Field):
 
     kind: ClassVar[str] = "hopfield"
     matrix_free: ClassVar[bool] = True
-    matrix_free = True
+    on_gpu: ClassVar[bool] = True
 
     def __init__(self, genes: Sequence[str], clusters: Mapping[str, HopfieldCluster]) -> None:
         self.genes = np.asarray([str(gene) for gene in genes], dtype=np.str_)
@@ -132,12 +72,13 @@ class HopfieldField(Field):
         self.clusters = tuple(str(label) for label in order)
         _check_names(self.genes, self.clusters)
         for label in order:
-            _check_cluster(str(label), clusters[label], self.genes)
+            clusters[label].check(str(label), self.genes)
         self.parameters: tuple[HopfieldCluster, ...] = tuple(clusters[label].frozen() for label in order)
         self.regulator_index = np.unique(
             np.concatenate([np.empty(0, np.intp), *(p.regulators for p in self.parameters)])
         )
         self._models: dict[int, ClusterModel] = {}
+        self._device_models: dict[tuple[int, int], ClusterModel] = {}
 
     @classmethod
     def from_arrays(
@@ -246,7 +187,7 @@ class HopfieldField(Field):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_models": {}}
+        return {**self.__dict__, "_models": {}, "_device_models": {}}
 
     @property
     def largest_core(self) -> int:
@@ -295,7 +236,13 @@ class HopfieldField(Field):
         """Return the linearization at `x`; see `Field.linearize`."""
         from stabdask.fields.hopfield_linear import HopfieldLinearization
 
-        return HopfieldLinearization(self.model(cluster), x)
+        model, xp = self.model(cluster), array_module(x)
+        if xp is np:
+            return HopfieldLinearization(model, x)
+        key = (cluster, int(xp.cuda.runtime.getDevice()))
+        if key not in self._device_models:
+            self._device_models[key] = model.on_device(xp)
+        return HopfieldLinearization(model, x, on_device=self._device_models[key])
 
     def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:
         """Refuse negative expression, and no expression of a regulator with n < 1 (infinite slope)."""
@@ -385,12 +332,6 @@ class HopfieldField(Field):
         return x, number
 
 
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
 def _check_names(genes: npt.NDArray[np.str_], clusters: tuple[str, ...]) -> None:
     if not len(genes):
         raise InputError("the field has no genes")
@@ -402,45 +343,3 @@ def _check_names(genes: npt.NDArray[np.str_], clusters: tuple[str, ...]) -> None
         raise InputError(f"gene names repeat in the field ({repeated}); make them unique")
     if len(set(clusters)) != len(clusters):
         raise InputError("cluster labels repeat in the field; make them unique")
-
-
-def _check_cluster(label: str, p: HopfieldCluster, genes: npt.NDArray[np.str_]) -> None:
-    n, r = len(genes), len(p.regulators)
-    if r and (np.any(np.diff(p.regulators) <= 0) or p.regulators[0] < 0 or p.regulators[-1] >= n):
-        raise InputError(f"regulators of cluster {label!r} must be ascending positions from 0 to {n - 1}")
-    if p.weights.shape != (n, r):
-        raise InputError(
-            f"W of cluster {label!r} has shape {p.weights.shape} on its regulators; expected {(n, r)}"
-        )
-    for name, values in (("gamma", p.gamma), ("I", p.bias)):
-        if values.shape != (n,):
-            raise InputError(f"{name} of cluster {label!r} has shape {values.shape}; expected ({n},)")
-        _refuse(~np.isfinite(values), genes, f"{name} of cluster {label!r} is missing or not finite", values)
-    if not np.isfinite(p.weights).all():
-        row, column = np.argwhere(~np.isfinite(p.weights))[0]
-        raise InputError(
-            f"W of cluster {label!r} is {p.weights[row, column]} at effector '{genes[row]}', regulator "
-            f"'{genes[p.regulators[column]]}'; expected finite weights: refit, or set the edge to 0"
-        )
-    for field in fields(p.hill):
-        shape = getattr(p.hill, field.name).shape
-        if shape != (n,):
-            raise InputError(f"Hill {field.name} of cluster {label!r} has shape {shape}; expected ({n},)")
-    hill, names = p.hill.take(p.regulators), genes[p.regulators]
-    _refuse(~np.isfinite(hill.mix), names, f"sigmoid_mix in cluster {label!r} is not finite", hill.mix)
-    two = hill.mix < 1
-    for name, values, used in (
-        ("sigmoid_threshold", hill.threshold, np.ones(r, bool)),
-        ("sigmoid_exponent", hill.exponent, np.ones(r, bool)),
-        ("sigmoid_threshold2", hill.threshold2, two),
-        ("sigmoid_exponent2", hill.exponent2, two),
-    ):
-        bad = used & ~(np.isfinite(values) & (values > 0))
-        _refuse(bad, names, f"{name} in cluster {label!r} must be finite and > 0 for regulators", values)
-
-
-def _refuse(bad: npt.NDArray[np.bool_], names: npt.NDArray[np.str_], what: str, values: Array) -> None:
-    if bad.any():
-        shown = ", ".join(f"{names[i]} ({values[i]:g})" for i in np.flatnonzero(bad)[:5])
-        more = f" and {bad.sum() - 5:,} more" if bad.sum() > 5 else ""
-        raise InputError(f"{what}: {shown}{more}")

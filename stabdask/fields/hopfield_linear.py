@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from stabdask.fields.base import Array, Index, Linearization
 from stabdask.fields.hill import HillParameters
+from stabdask.kernels.arrays import XArray, array_module, to_host
 from stabdask.kernels.eig import EigResult, Vectors
 from stabdask.kernels.scaled import ScaledSystem, active_members, eig_scaled, gather_cores
 
@@ -103,6 +105,15 @@ class ClusterModel:
             rest=np.sort(-p.gamma[outside])[::-1],
         )
 
+    def on_device(self, cupy: Any) -> ClusterModel:
+        """Return the model with what cells are computed from on the current GPU, W in its own precision.
+
+        What is looked at once a cluster (`columns`, `system`, `outside_norms`, `rest`) stays on the host.
+        """
+        moved = ("regulators", "weights", "gamma", "bias", "core_weights", "column_norms", "symmetric")
+        arrays = {name: cupy.asarray(getattr(self, name)) for name in moved}
+        return replace(self, **arrays, hill=self.hill.on_device(cupy), drive=arrays["weights"])
+
 
 class HopfieldLinearization(Linearization):
     """Jacobians ``W diag(phi') - diag(gamma)`` of cells of one cluster.
@@ -111,27 +122,76 @@ class HopfieldLinearization(Linearization):
     other gene i contributes the eigenvalue -gamma_i.
     """
 
-    def __init__(self, model: ClusterModel, x: npt.NDArray[Any]) -> None:
+    def __init__(
+        self, model: ClusterModel, x: npt.NDArray[Any], *, on_device: ClusterModel | None = None
+    ) -> None:
+        """Linearize at `x`, an array of NumPy, or of CuPy beside the model `on_device`.
+
+        What methods return is on the host, but for eigenvalues and vectors, which stay where they are computed.
+        """
         self._model = model
+        self._here = here = model if on_device is None else on_device
         self._x = x
-        expression = x[:, model.regulators].astype(np.float64)
-        self._activation, self._slope = model.hill.evaluate(expression)
-        self._near = model.hill.near_switch(expression)
-        self._own = self._slope != 0
+        self._xp = array_module(x)
+        expression = x[:, here.regulators].astype(np.float64)
+        self._activation, self._slope = here.hill.evaluate(expression)
+        self._near = here.hill.near_switch(expression)
+        self._own_here = self._slope != 0
+        self._own = to_host(self._own_here)
         self.active = np.zeros((len(x), model.n_union), dtype=bool)
         self.active[:, model.columns] = self._own
 
+    @cached_property
+    def _host_slope(self) -> Array:
+        return to_host(self._slope)
+
+    def _rows(self, cells: Index) -> XArray:
+        """Return `cells` where this linearization is."""
+        return self._xp.asarray(cells)
+
     def cores(self, cells: Index) -> Array:
         """Return zero-padded cores; see `Linearization.cores`."""
-        return gather_cores(self._model.system, self._slope[cells])[0]
+        return gather_cores(self._model.system, self._host_slope[cells])[0]
 
     def solve(
         self, cells: Index, *, modes: int | None, vectors: Vectors, dtype: str, backend: str
     ) -> EigResult:
-        """Return eigenvalues and vectors; see `Linearization.solve`. For eigenvalues no core is formed."""
+        """Return eigenvalues and vectors; see `Linearization.solve`. For eigenvalues no core is formed.
+
+        On a GPU no core is formed for vectors either, and eigenvalues and vectors stay there.
+        """
+        if self._xp is not np:
+            return self._solve_on_device(cells, modes, vectors, dtype, backend)
         if vectors == "none":
             return eig_scaled(self._model.system, self._slope[cells], dtype=dtype, backend=backend)
         return super().solve(cells, modes=modes, vectors=vectors, dtype=dtype, backend=backend)
+
+    def _solve_on_device(
+        self, cells: Index, modes: int | None, vectors: Vectors, dtype: str, backend: str
+    ) -> EigResult:
+        from stabdask.kernels import cuda
+
+        here = self._here
+        found = cuda.solve_scaled_on_device(
+            here.core_weights,
+            here.gamma[here.regulators],
+            self._slope[self._rows(cells)],
+            modes=modes,
+            vectors=vectors,
+            dtype=dtype,
+        )
+        status = to_host(found.status)
+        cuda.refuse_gaps(status)
+        return EigResult(
+            eigenvalues=found.eigenvalues,
+            right=found.right,
+            left=found.left,
+            condition=None if found.condition is None else to_host(found.condition),
+            residual=to_host(found.residual),
+            trace_defect=to_host(found.trace_defect),
+            status=status,
+            backend=backend,
+        )
 
     def operator(self, cells: Index) -> BatchedOperator:
         """Return products ``W (phi' o v) - gamma o v`` on the active regulators; see `Linearization.operator`.
@@ -140,9 +200,9 @@ class HopfieldLinearization(Linearization):
         """
         from stabdask.kernels.krylov_operator import ScaledOperator
 
-        model = self._model
+        here, rows = self._here, self._rows(cells)
         return ScaledOperator(
-            model.core_weights, self._slope[cells], model.gamma[model.regulators], self._own[cells]
+            here.core_weights, self._slope[rows], here.gamma[here.regulators], self._own_here[rows]
         )
 
     def core_vectors(self, cells: Index, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -152,50 +212,60 @@ class HopfieldLinearization(Linearization):
         return np.where(real[:, None, :], taken, 0.0).astype(vectors.dtype, copy=False)
 
     def lift_right(
-        self, cells: Index, values: npt.NDArray[Any], vectors: npt.NDArray[Any]
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        self, cells: Index, values: XArray, vectors: XArray
+    ) -> tuple[XArray, npt.NDArray[np.bool_]]:
         """Lift right eigenvectors: x_R = u, x_i = (sum_j W_ij phi'_j u_j) / (lambda + gamma_i) elsewhere."""
-        model = self._model
-        on_core = self._scatter(cells, vectors)
-        driven = on_core * self._slope[cells][:, None, :]
+        here, xp, rows = self._here, self._xp, self._rows(cells)
+        values, vectors = xp.asarray(values), xp.asarray(vectors)
+        on_core = self._scatter(rows, vectors)
+        driven = on_core * self._slope[rows][:, None, :]
         n_cells, n_modes, n_regulators = driven.shape
-        # No -1 in these shapes: there may be no modes or no regulators.
+        n_genes = len(here.gamma)
+        if not n_modes:
+            return xp.zeros((n_cells, 0, n_genes), dtype=vectors.dtype), np.zeros(n_cells, dtype=bool)
+        # No -1 in these shapes: there may be no regulators.
         flat = driven.reshape(n_cells * n_modes, n_regulators)
-        weights = model.weights.T.astype(flat.real.dtype)
-        push = (flat.real @ weights + 1j * (flat.imag @ weights)).reshape(n_cells, n_modes, len(model.gamma))
-        gap = values[:, :, None] + model.gamma
-        # Values past the size of a core are NaN, which fmax passes over.
-        largest = np.fmax.reduce(np.abs(values), axis=1, initial=0.0)
-        scale = largest[:, None, None] + np.abs(model.gamma)
-        clash = np.abs(gap) <= 4 * np.finfo(values.real.dtype).eps * scale
-        own = self._own[cells]
-        in_core = np.zeros((n_cells, len(model.gamma)), dtype=bool)
-        in_core[:, model.regulators] = own
+        weights = here.weights.T.astype(flat.real.dtype)
+        push = (flat.real @ weights + 1j * (flat.imag @ weights)).reshape(n_cells, n_modes, n_genes)
+        gap = values[:, :, None] + here.gamma
+        # Values past the size of a core are NaN.
+        sizes = xp.abs(values)
+        largest = xp.where(xp.isnan(sizes), 0.0, sizes).max(axis=1)
+        scale = largest[:, None, None] + xp.abs(here.gamma)
+        clash = xp.abs(gap) <= 4 * np.finfo(values.real.dtype).eps * scale
+        own = self._own_here[rows]
+        in_core = xp.zeros((n_cells, n_genes), dtype=bool)
+        in_core[:, here.regulators] = own
         clash &= ~in_core[:, None, :] & (push != 0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            lifted = np.where(push == 0, 0.0, push / gap)
+            lifted = xp.where(push == 0, 0.0, push / gap)
         # Where lambda = -gamma_i the eigenvector collapses onto gene i: the limit of the quotient.
         collapsed = clash.any(axis=2)
-        lifted[collapsed] = np.where(clash[collapsed], push[collapsed], 0.0)
+        if bool(collapsed.any()):
+            lifted = xp.where(collapsed[:, :, None], xp.where(clash, push, 0.0), lifted)
         # Basic indexing of genes by one array, so that the regulator axis stays last.
-        at_regulators = lifted[:, :, model.regulators]
-        kept = np.where(collapsed[:, :, None], 0.0, on_core)
-        lifted[:, :, model.regulators] = np.where(own[:, None, :], kept, at_regulators)
-        return lifted.astype(vectors.dtype, copy=False), collapsed.any(axis=1)
+        at_regulators = lifted[:, :, here.regulators]
+        kept = xp.where(collapsed[:, :, None], 0.0, on_core)
+        lifted[:, :, here.regulators] = xp.where(own[:, None, :], kept, at_regulators)
+        return lifted.astype(vectors.dtype, copy=False), to_host(collapsed.any(axis=1))
 
-    def lift_left(self, cells: Index, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def lift_left(self, cells: Index, vectors: XArray) -> XArray:
         """Lift left eigenvectors: the core's on R, zero elsewhere."""
-        out = np.zeros((*vectors.shape[:2], len(self._model.gamma)), dtype=vectors.dtype)
-        out[:, :, self._model.regulators] = self._scatter(cells, vectors)
+        here, xp = self._here, self._xp
+        vectors = xp.asarray(vectors)
+        out = xp.zeros((*vectors.shape[:2], len(here.gamma)), dtype=vectors.dtype)
+        out[:, :, here.regulators] = self._scatter(self._rows(cells), vectors)
         return out
 
-    def _scatter(self, cells: Index, vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def _scatter(self, rows: XArray, vectors: XArray) -> XArray:
         """Put vectors over a core's members ``(cell, mode, k)`` onto all regulators of the cluster."""
-        members, real = active_members(self._own[cells])
-        out = np.zeros((*vectors.shape[:2], self._own.shape[1]), dtype=vectors.dtype)
-        b, position = np.nonzero(real)
-        out[b, :, members[b, position]] = vectors[b, :, position]
-        return out
+        xp, own = self._xp, self._own_here[rows]
+        if not vectors.shape[2]:
+            return xp.zeros((*vectors.shape[:2], own.shape[1]), dtype=vectors.dtype)
+        # A regulator's place among the members; any place will do for those that are none.
+        place = xp.maximum(xp.cumsum(own, axis=1) - 1, 0)
+        taken = xp.take_along_axis(vectors, place[:, None, :], axis=2)
+        return xp.where(own[:, None, :], taken, 0.0).astype(vectors.dtype, copy=False)
 
     def rest_leading(self) -> Array:
         """Return the two largest -gamma outside the core; see `Linearization.rest_leading`."""
@@ -231,8 +301,8 @@ class HopfieldLinearization(Linearization):
 
     def trace(self) -> Array:
         """Return sum_j W_jj phi'_j - sum_j gamma_j."""
-        model = self._model
-        trace: Array = self._slope @ np.diagonal(model.core_weights) - model.gamma.sum()
+        driven = to_host(self._slope @ self._xp.diagonal(self._here.core_weights))
+        trace: Array = driven - self._model.gamma.sum()
         return trace
 
     def rotational_norm(self) -> Array:
@@ -240,19 +310,26 @@ class HopfieldLinearization(Linearization):
 
         The two terms cancel for a nearly symmetric Jacobian; such cells are recomputed entry by entry.
         """
-        model, slope = self._model, self._slope
-        squares = slope**2 @ model.column_norms
-        crossed = np.einsum("cj,cj->c", slope @ model.symmetric, slope)
+        model, here, slope = self._model, self._here, self._slope
+        squares = to_host(slope**2 @ here.column_norms)
+        crossed = to_host(self._xp.einsum("cj,cj->c", slope @ here.symmetric, slope))
         difference = squares - crossed
         out: Array = np.sqrt(0.5 * np.maximum(difference, 0.0))
         for cell in np.flatnonzero(difference < _CANCELLATION * squares):
-            scaled = model.core_weights * slope[cell]
+            own = to_host(slope[cell])
+            scaled = model.core_weights * own
             inner = 0.25 * np.sum((scaled - scaled.T) ** 2)
-            out[cell] = np.sqrt(inner + 0.5 * (slope[cell] ** 2 @ model.outside_norms))
+            out[cell] = np.sqrt(inner + 0.5 * (own**2 @ model.outside_norms))
         return out
 
     def speed(self) -> Array:
         """Return |W phi - gamma x + I|."""
+        if self._xp is not np:
+            here = self._here
+            velocity = self._activation @ here.weights.T.astype(np.float64)
+            velocity -= here.gamma * self._x
+            velocity += here.bias
+            return to_host(self._xp.sqrt(self._xp.einsum("cg,cg->c", velocity, velocity)))
         speed = np.empty(len(self._x))
         for first in range(0, len(speed), _SPEED_CELLS):
             cells = slice(first, first + _SPEED_CELLS)
@@ -279,7 +356,8 @@ class HopfieldLinearization(Linearization):
             known &= model.regulators[position] == regulators
         out = np.zeros((len(self._x), len(effectors)))
         columns = position[known]
-        out[:, known] = model.weights[effectors[known], columns].astype(np.float64) * self._slope[:, columns]
+        slope = to_host(self._slope[:, self._rows(columns)])
+        out[:, known] = model.weights[effectors[known], columns].astype(np.float64) * slope
         same = effectors == regulators
         out[:, same] -= model.gamma[effectors[same]]
         # A weight times no slope is a plain zero, whatever the sign of the weight.
@@ -287,4 +365,4 @@ class HopfieldLinearization(Linearization):
 
     def near_switch_count(self) -> npt.NDArray[np.intp]:
         """Count regulators at a switch of their activation."""
-        return np.asarray(self._near.sum(axis=1), dtype=np.intp)
+        return to_host(self._near.sum(axis=1)).astype(np.intp)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import GpuError, MemoryBudgetError, StabdaskWarning, UsageError
+from stabdask.kernels.arrays import to_host
 from stabdask.kernels.cuda_engine import Batch, Source, free_bytes
 from stabdask.kernels.cuda_modules import current_gpu, guarded
 from stabdask.kernels.cuda_results import DeviceResult, DeviceResults, judge
@@ -32,10 +33,13 @@ __all__ = [
     "DeviceResult",
     "available",
     "halvings",
+    "in_batches",
+    "refuse_gaps",
     "solve",
     "solve_on_device",
     "solve_scaled",
     "solve_scaled_on_device",
+    "upload",
     "why_not",
 ]
 
@@ -177,7 +181,7 @@ def solve_on_device(
     _precision(cores.dtype)
     batch, k, _ = cores.shape
     with stream or nullcontext(), _on_device(batch, k) as gpu:
-        orders = np.full(batch, k) if sizes is None else _on_host(sizes)
+        orders = np.full(batch, k) if sizes is None else to_host(sizes)
         if orders.shape != (batch,) or (batch and (orders.min() < 0 or orders.max() > k)):
             raise UsageError(f"sizes must be {batch} integers from 0 to {k}")
         orders = orders.astype(np.int64)
@@ -224,7 +228,7 @@ def solve_scaled_on_device(
         )
     with stream or nullcontext(), _on_device(len(slope), r) as gpu:
         W, g, s = (cupy.ascontiguousarray(array, dtype=np.float64) for array in (weights, gamma, slope))
-        sizes = _on_host(cupy.count_nonzero(s, axis=1)).astype(np.int64)
+        sizes = to_host(cupy.count_nonzero(s, axis=1)).astype(np.int64)
         source = Source(W, sizes, cupy.asarray(sizes), g, s)
         width = int(sizes.max(initial=0))
         return _result_on_device(cupy, gpu, source, width, modes, vectors, _precision(dtype))
@@ -241,7 +245,7 @@ def _on_device(n_matrices: int, k: int) -> Iterator[Gpu]:
         with guarded(f"{n_matrices:,} matrices of order up to {k}", gpu):
             yield gpu
     except MemoryError as error:
-        raise _out_of_memory(gpu, n_matrices, k, error) from error
+        raise _out_of_memory(gpu, n_matrices, f"matrices of order up to {k}", error) from error
 
 
 def _result_on_device(
@@ -264,51 +268,98 @@ def _result_on_device(
 # --- from the host and back --------------------------------------------------------------------------------
 
 
+def in_batches(n_items: int, item_bytes: int, work: Callable[[slice], None], *, what: str) -> int:
+    """Call `work` for as many items at a time as fit the free memory of the current GPU, fewer where they do not.
+
+    Parameters
+    ----------
+    n_items
+        Their number.
+    item_bytes
+        Memory that one takes.
+    work
+        Does the items of a slice, on this thread's stream; done again for a part of them where memory was full.
+    what
+        The items in words, plural, for messages.
+
+    Returns
+    -------
+    int
+        How often a batch was halved because memory was full; a warning says so too.
+
+    Raises
+    ------
+    GpuError
+        If the GPU fails.
+    MemoryBudgetError
+        If not even one item fits.
+    """
+    if not n_items:
+        return 0
+    cupy = importlib.import_module("cupy")
+    gpu = current_gpu()
+    with _stream(cupy, gpu) as stream:
+        with guarded("asking for free memory", gpu):
+            step = max(1, min(n_items, int(_BATCH_SHARE * free_bytes(cupy)) // item_bytes))
+        done = n_halved = 0
+        while done < n_items:
+            part = slice(done, min(done + step, n_items))
+            try:
+                with guarded(f"a batch of {part.stop - part.start:,} {what}", gpu):
+                    work(part)
+                    stream.synchronize()
+                done = part.stop
+            except MemoryError as error:
+                cupy.get_default_memory_pool().free_all_blocks()
+                if part.stop - part.start == 1:
+                    raise _out_of_memory(gpu, 1, what, error) from error
+                step, n_halved = (part.stop - part.start + 1) // 2, n_halved + 1
+    if n_halved:
+        _note_halvings(gpu, n_halved, step, what)
+    return n_halved
+
+
+def upload(array: npt.NDArray[Any]) -> Any:
+    """Return an array of CuPy with the entries of `array`, on the current GPU."""
+    return importlib.import_module("cupy").asarray(array)
+
+
 def _in_batches(
-    n_matrices: int, matrix_bytes: int, upload: Callable[[Any, slice], Source], out: Results
+    n_matrices: int, matrix_bytes: int, make: Callable[[Any, slice], Source], out: Results
 ) -> int:
     """Solve on the device as many matrices at a time as fit; returns how often that was too many."""
     if not n_matrices:
         return 0
-    cupy = importlib.import_module("cupy")
-    gpu, width = current_gpu(), out.eigenvalues.shape[1]
-    each = matrix_bytes + _result_bytes(out)
-    with _stream(cupy, gpu) as stream:
-        with guarded("asking for free memory", gpu):
-            step = max(1, min(n_matrices, int(_BATCH_SHARE * free_bytes(cupy)) // each))
-        done = n_halved = 0
-        while done < n_matrices:
-            rows = slice(done, min(done + step, n_matrices))
-            try:
-                _solve_rows(cupy, gpu, stream, upload, out, rows)
-                done = rows.stop
-            except MemoryError as error:
-                cupy.get_default_memory_pool().free_all_blocks()
-                if rows.stop - rows.start == 1:
-                    raise _out_of_memory(gpu, 1, width, error) from error
-                step, n_halved = (rows.stop - rows.start + 1) // 2, n_halved + 1
-    if n_halved:
-        _note_halvings(gpu, n_halved, step)
-    return n_halved
+    cupy, gpu = importlib.import_module("cupy"), current_gpu()
+    what = f"matrices of order up to {out.eigenvalues.shape[1]}"
+
+    def solve_rows(rows: slice) -> None:
+        _solve_rows(cupy, gpu, make, out, rows)
+
+    return in_batches(n_matrices, matrix_bytes + _result_bytes(out), solve_rows, what=what)
 
 
-def _solve_rows(
-    cupy: Any, gpu: Gpu, stream: Any, upload: Callable[[Any, slice], Source], out: Results, rows: slice
-) -> None:
+def _solve_rows(cupy: Any, gpu: Gpu, make: Callable[[Any, slice], Source], out: Results, rows: slice) -> None:
     with guarded("copying matrices to it", gpu):
-        source = upload(cupy, rows)
+        source = make(cupy, rows)
         made = DeviceResults.blank(
             cupy, rows.stop - rows.start, out.eigenvalues.shape[1], out.modes, out.vectors, out.precision
         )
     Batch(cupy, gpu, source, made, out.precision).run()
     with guarded("the kernels of a batch, or copying their results", gpu):
-        stream.synchronize()
+        _stream(cupy, gpu).synchronize()
         made.copy_to(out, rows)
-    missed = int((out.outcome[rows] == Status.NOT_COMPUTED).sum())
+    refuse_gaps(out.outcome[rows])
+
+
+def refuse_gaps(outcome: npt.NDArray[np.uint8]) -> None:
+    """Raise `GpuError` if the statuses of a batch tell that the current GPU left matrices out."""
+    missed = int((outcome == Status.NOT_COMPUTED).sum())
     if missed:
+        gpu = current_gpu()
         raise GpuError(
-            f"{gpu.name} (number {gpu.index}) left out {missed:,} of {rows.stop - rows.start:,} matrices without "
-            "reporting an error; nothing of this batch is kept. Start the run again, which resumes, and report this"
+            f"{gpu.name} (number {gpu.index}) left out {missed:,} of {len(outcome):,} matrices without reporting an "
+            "error; nothing of this batch is kept. Start the run again, which resumes, and report this"
         )
 
 
@@ -327,29 +378,24 @@ def _stream(cupy: Any, gpu: Gpu) -> Any:
     return streams[gpu.index]
 
 
-def _note_halvings(gpu: Gpu, n_halved: int, step: int) -> None:
+def _note_halvings(gpu: Gpu, n_halved: int, step: int, what: str) -> None:
     global _halvings
     with _lock:
         _halvings += n_halved
     warnings.warn(
         f"the memory of {gpu.name} (number {gpu.index}) was full: the batch was halved {n_halved} time(s), to {step:,} "
-        "matrices. Results are not affected; is something else using the GPU?",
+        f"{what}. Results are not affected; is something else using the GPU?",
         StabdaskWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
-def _out_of_memory(gpu: Gpu, n_matrices: int, width: int, error: BaseException) -> MemoryBudgetError:
+def _out_of_memory(gpu: Gpu, count: int, what: str, error: BaseException) -> MemoryBudgetError:
     return MemoryBudgetError(
-        f"{n_matrices:,} matrices of order up to {width} and their results do not fit in what is free of the "
+        f"{count:,} {what} and their results do not fit in what is free of the "
         f"{gpu.memory_bytes / 1e9:.3g} GB of {gpu.name} (number {gpu.index}): {error}; expected room for one at least. "
         "Use fewer at a time, fewer modes, dtype='float32', or a GPU that nothing else uses"
     )
-
-
-def _on_host(array: Any) -> npt.NDArray[Any]:
-    """Return an array of NumPy or CuPy as one of NumPy."""
-    return np.asarray(array.get() if hasattr(array, "get") else array)
 
 
 def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:

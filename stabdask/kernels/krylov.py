@@ -25,17 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import UsageError
+from stabdask.kernels.arrays import XArray
 from stabdask.kernels.krylov_basis import start_vectors
 from stabdask.kernels.krylov_confirm import confirm
 from stabdask.kernels.krylov_engine import complete_projection, krylov_schur
-from stabdask.kernels.krylov_operator import (
-    BatchedOperator,
-    Cells,
-    Normalized,
-    ScaledOperator,
-    Transposed,
-    XArray,
-)
+from stabdask.kernels.krylov_operator import BatchedOperator, Cells, Normalized, ScaledOperator, Transposed
 from stabdask.kernels.krylov_pairs import Pairs, evaluate
 from stabdask.kernels.krylov_records import Found, Plan
 from stabdask.kernels.krylov_result import LeadingResult, ResultBuilder

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.kernels.krylov_operator import BatchedOperator, Cells, XArray, to_host
+from stabdask.kernels.arrays import XArray, to_host
+from stabdask.kernels.krylov_operator import BatchedOperator, Cells
 
 __all__ = ["Basis", "hashed_vector", "start_vectors"]
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.kernels.arrays import XArray
 from stabdask.kernels.krylov_basis import start_vectors
 from stabdask.kernels.krylov_engine import krylov_schur
-from stabdask.kernels.krylov_operator import BatchedOperator, Cells, Wrapper, XArray
+from stabdask.kernels.krylov_operator import BatchedOperator, Cells, Wrapper
 from stabdask.kernels.krylov_pairs import Pairs, evaluate, orthonormal_rows, orthonormal_span, project
 from stabdask.kernels.krylov_records import Found, Plan
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.kernels.arrays import XArray, to_host
 from stabdask.kernels.krylov_basis import Basis
-from stabdask.kernels.krylov_operator import BatchedOperator, Cells, XArray, to_host
+from stabdask.kernels.krylov_operator import BatchedOperator, Cells
 from stabdask.kernels.krylov_projected import Ritz, closed_count, restart_basis, ritz, select_closed
 from stabdask.kernels.krylov_records import Found, Plan
 

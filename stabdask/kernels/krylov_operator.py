@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import UsageError
+from stabdask.kernels.arrays import XArray, array_module, to_host
 
 __all__ = [
     "BatchedOperator",
@@ -16,29 +16,12 @@ __all__ = [
     "ScaledOperator",
     "Transposed",
     "Wrapper",
-    "array_module",
-    "to_host",
 ]
-
-XArray = Any
-"""A NumPy or CuPy array."""
 
 _ROWS = 4
 """Matrix products on CPUs go best with multiples of this many rows."""
 
 Cells = npt.NDArray[np.intp]
-
-
-def array_module(array: XArray) -> Any:
-    """Return the module an array belongs to, NumPy or CuPy, without importing the latter."""
-    if isinstance(array, np.ndarray):
-        return np
-    return sys.modules[type(array).__module__.partition(".")[0]]
-
-
-def to_host(array: XArray) -> npt.NDArray[Any]:
-    """Return a NumPy array with the entries of `array`."""
-    return np.asarray(array.get() if hasattr(array, "get") else array)
 
 
 class BatchedOperator(Protocol):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.kernels.krylov_operator import BatchedOperator, Cells, XArray, to_host
+from stabdask.kernels.arrays import XArray, to_host
+from stabdask.kernels.krylov_operator import BatchedOperator, Cells
 from stabdask.kernels.krylov_projected import closed_count, ritz
 from stabdask.kernels.krylov_records import Found, Rows
 

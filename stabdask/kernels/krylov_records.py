@@ -9,7 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.kernels.krylov_operator import Cells, XArray
+from stabdask.kernels.arrays import XArray
+from stabdask.kernels.krylov_operator import Cells
 
 __all__ = ["Found", "Plan", "Rows"]
 

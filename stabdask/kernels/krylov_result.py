@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from stabdask.kernels.krylov_operator import Normalized, to_host
+from stabdask.kernels.arrays import to_host
+from stabdask.kernels.krylov_operator import Normalized
 from stabdask.kernels.krylov_pairs import Pairs
 from stabdask.kernels.krylov_records import Plan
 from stabdask.kernels.results import Vectors, canonical_order, canonical_phase

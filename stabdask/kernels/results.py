@@ -26,6 +26,8 @@ Vectors = Literal["none", "right", "both"]
 class EigResult:
     """Eigenvalues and vectors of a batch of matrices.
 
+    Where a GPU computed them for what goes on there, the eigenvalues and vectors are arrays of CuPy.
+
     Attributes
     ----------
     eigenvalues

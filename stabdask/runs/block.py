@@ -6,7 +6,7 @@ The lazy Dataset, the durable run and the tests all call this one function.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.fields.base import Array, Field, Index, Linearization
+from stabdask.kernels.arrays import XArray, array_module, to_host
 from stabdask.kernels.eig import canonical_phase
 from stabdask.kernels.threads import single_threaded_blas
 from stabdask.runs.options import Options
@@ -133,6 +134,7 @@ def compute_block(
     names = np.arange(n_cells) if cells is None else cells
     times = BlockTimes() if times is None else times
     pairs = options.element_index(field)
+    on_gpu = options.on_gpu and field.on_gpu
     with single_threaded_blas():
         for cluster in np.unique(codes[codes >= 0]):
             rows = np.flatnonzero(codes == cluster)
@@ -143,13 +145,44 @@ def compute_block(
             out["status"][rows[~finite]] = Status.NON_FINITE_INPUT
             if not finite.all():
                 rows, x = rows[finite], x[finite]
-            if len(rows):
-                field.check_expression(x, int(cluster), names[rows])
-                linear = field.linearize(x, int(cluster))
-                _compute_cluster(linear, rows, field, options, pairs, out, times)
+            if not len(rows):
+                continue
+            field.check_expression(x, int(cluster), names[rows])
+
+            def compute(
+                part: slice, x: npt.NDArray[Any] = x, rows: Index = rows, cluster: int = cluster
+            ) -> None:
+                here = _upload(x[part]) if on_gpu else x[part]
+                linear = field.linearize(here, int(cluster))
+                _compute_cluster(linear, rows[part], field, options, pairs, out, times)
                 if options.iterates and audited is not None:
-                    _audit(linear, rows, audited[rows], options, out, times)
+                    _audit(linear, rows[part], audited[rows[part]], options, out, times)
+
+            if on_gpu:
+                _in_gpu_batches(len(rows), field, options, x.dtype.itemsize, compute)
+            else:
+                compute(slice(None))
     return out
+
+
+def _upload(x: npt.NDArray[Any]) -> XArray:
+    from stabdask.kernels import cuda
+
+    return cuda.upload(x)
+
+
+def _in_gpu_batches(
+    n_cells: int, field: Field, options: Options, itemsize: int, compute: Callable[[slice], None]
+) -> None:
+    """Compute as many cells at a time as fit the GPU: their expression, velocity, spectra and vectors."""
+    from stabdask.kernels import cuda
+
+    k = field.largest_core
+    vectors = (
+        0 if options.vectors == "none" else 16 * options.vector_modes(field) * (6 * field.n_genes + 2 * k)
+    )
+    cell_bytes = (itemsize + 3 * 8) * field.n_genes + 16 * 8 * len(field.regulator_index) + 16 * k + vectors
+    cuda.in_batches(n_cells, cell_bytes, compute, what=f"cells with cores of order up to {k}")
 
 
 def _take(pieces: Sequence[npt.NDArray[Any]], rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
@@ -245,17 +278,18 @@ def _solve_batch(
     times.eig_s += solved - start
     out["status"][rows] = result.status
     kept = min(out["eigenvalue"].shape[1], result.eigenvalues.shape[1])
-    out["eigenvalue"][rows, :kept] = result.eigenvalues[:, :kept]
+    out["eigenvalue"][rows, :kept] = to_host(result.eigenvalues[:, :kept])
     # Scalars see the whole core even where only its leading modes are kept.
     _core_counts(rows, result.eigenvalues, options.tolerance, out)
     for name, values in (("residual", result.residual), ("trace_defect", result.trace_defect)):
         if name in out:
             out[name][rows] = values
     if result.right is not None:
+        xp = array_module(result.right)
         shown = result.right.shape[1]
         values = result.eigenvalues[:, :shown]
-        missing = np.isnan(values.real)
-        lifted, degenerate = linear.lift_right(members, np.where(missing, 0.0, values), result.right)
+        missing = xp.isnan(values.real)
+        lifted, degenerate = linear.lift_right(members, xp.where(missing, 0.0, values), result.right)
         _write_vectors(out["right_vector"], rows, lifted, missing)
         out["status"][rows[degenerate & (result.status == Status.OK)]] = Status.DEFECTIVE
         if result.left is not None:
@@ -326,32 +360,26 @@ def _audit(
     times.audit_s += time.perf_counter() - begin
 
 
-def _write_vectors(
-    target: npt.NDArray[Any],
-    rows: npt.NDArray[np.intp],
-    lifted: npt.NDArray[Any],
-    missing: npt.NDArray[np.bool_],
-) -> None:
+def _write_vectors(target: npt.NDArray[Any], rows: Index, lifted: XArray, missing: XArray) -> None:
+    xp = array_module(lifted)
     unit = canonical_phase(lifted)
-    unit[missing] = complex(np.nan, np.nan)
-    target[rows, : unit.shape[1]] = unit
+    nothing = xp.asarray(missing)[:, :, None]
+    target[rows, : unit.shape[1]] = to_host(xp.where(nothing, complex(np.nan, np.nan), unit))
 
 
-def _core_counts(
-    rows: npt.NDArray[np.intp], values: npt.NDArray[Any], tolerance: float, out: dict[str, npt.NDArray[Any]]
-) -> None:
+def _core_counts(rows: Index, values: XArray, tolerance: float, out: dict[str, npt.NDArray[Any]]) -> None:
     """Write how many eigenvalues of the core are unstable and stable."""
     if "unstable_count" in out:
-        out["unstable_count"][rows] = (values.real > tolerance).sum(axis=1)
+        out["unstable_count"][rows] = to_host((values.real > tolerance).sum(axis=1))
     if "stable_count" in out:
-        out["stable_count"][rows] = (values.real < -tolerance).sum(axis=1)
+        out["stable_count"][rows] = to_host((values.real < -tolerance).sum(axis=1))
 
 
-def _leading(values: npt.NDArray[Any]) -> npt.NDArray[np.complex128]:
+def _leading(values: XArray) -> npt.NDArray[np.complex128]:
     """Return the leading eigenvalues of each core, ``(cell, 3)``; -inf where there are fewer."""
     top = np.full((len(values), _TOP), complex(-np.inf, 0.0))
     width = min(_TOP, values.shape[1])
-    leading = values[:, :width].astype(np.complex128)
+    leading = to_host(values[:, :width]).astype(np.complex128)
     top[:, :width] = np.where(np.isnan(leading.real), complex(-np.inf, 0.0), leading)
     return top
 

@@ -19,7 +19,8 @@ Spectrum = Literal["full", "leading", "none"]
 
 _DEFAULT_MODES = 10
 _RESIDUAL_TOLERANCE = 1e-6
-_KRYLOV = "krylov"
+_KRYLOV, _KRYLOV_ON_GPU = "krylov", "krylov:cuda"
+_AUTO_ON_GPU = "auto:cuda"
 _KRYLOV_FROM = 400
 """Order of a core from which on its leading modes are iterated for."""
 
@@ -44,7 +45,8 @@ class Options:
     dtype
         Precision of the eigensolver, ``"float64"`` or ``"float32"``.
     backend
-        Eigensolver backend.
+        Eigensolver backend: one of `stabdask.kernels.eig.eig`; ``"krylov"``, or ``"krylov:cuda"`` on a GPU, where
+        leading modes are iterated for.
     tolerance
         Real parts within plus or minus this, in 1/time, count neither as stable nor as unstable.
     residual_tolerance
@@ -64,7 +66,12 @@ class Options:
     @property
     def iterates(self) -> bool:
         """Whether leading modes come from an iteration, which is audited."""
-        return self.backend == _KRYLOV
+        return self.backend in (_KRYLOV, _KRYLOV_ON_GPU)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether cells are computed on a GPU."""
+        return self.backend in ("cuda", _KRYLOV_ON_GPU)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""
@@ -171,12 +178,16 @@ def make_options(
 def _backend(field: Field, backend: str, spectrum: str, vectors: str, precision: str) -> str:
     """Choose an iteration for the leading modes of large cores, a dense solver for everything else."""
     possible = spectrum == "leading" and field.matrix_free
-    if backend == _KRYLOV and not possible:
+    if backend in (_KRYLOV, _KRYLOV_ON_GPU) and not possible:
         raise UsageError(
-            f"backend='krylov' finds leading modes of fields that multiply without cores; expected "
+            f"backend={backend!r} finds leading modes of fields that multiply without cores; expected "
             f"spectrum='leading' (found {spectrum!r}) and such a field (found {type(field).__name__})"
         )
-    if backend == _KRYLOV or (backend == "auto" and possible and field.largest_core >= _KRYLOV_FROM):
+    iterates = possible and field.largest_core >= _KRYLOV_FROM
+    if backend in (_AUTO_ON_GPU, _KRYLOV_ON_GPU):
+        resolve_backend("cuda", field.largest_core)  # says so where there is no GPU
+        return _KRYLOV_ON_GPU if iterates or backend == _KRYLOV_ON_GPU else "cuda"
+    if backend == _KRYLOV or (backend == "auto" and iterates):
         return _KRYLOV
     return resolve_backend(backend, field.largest_core, dtype=precision, vectors=vectors)  # type: ignore[arg-type]
 

@@ -199,7 +199,7 @@ def _count_positive(counts: npt.NDArray[Any] | None) -> int:
 
 def _gpu_halvings(spec: RunSpec) -> int:
     """Return how often this process has halved a batch for want of GPU memory."""
-    if spec.options.backend != "cuda":
+    if not spec.options.on_gpu:
         return 0
     from stabdask.kernels import cuda
 

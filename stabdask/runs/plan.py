@@ -169,7 +169,7 @@ def gpu_request(
     if workers is not None and workers > n_gpus:
         raise UsageError(f"workers={workers}, but {n_gpus} GPU(s) are visible; expected one per GPU at most")
     named = options.get("backend", "auto")
-    return n_gpus, {**options, "backend": "cuda" if named == "auto" else named}
+    return n_gpus, {**options, "backend": "auto:cuda" if named == "auto" else named}
 
 
 def plan_job(

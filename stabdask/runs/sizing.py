@@ -49,8 +49,8 @@ def block_and_partition(
     """Return the cells in a block and in a partition.
 
     A partition is a power-of-two number of chunks of the input where they are regular: small enough to be lost
-    without regret, large enough for the store's own. A block is some of its chunks, at most half of them so that
-    the next are read meanwhile, or an equal part of one.
+    without regret, large enough for the store's own. A block is some of its chunks (at most half of them for a CPU,
+    so that the next are read meanwhile), or an equal part of one.
     """
     n_cells = expression.shape[0]
     out = output_bytes(field, options)
@@ -66,7 +66,8 @@ def block_and_partition(
     if not regular or chunk > limit:
         return min(_power_of_two(most), target), target
     n_chunks = _power_of_two(max(1, target // chunk))
-    joined = min(most // chunk, n_chunks // 2)
+    # A GPU has work for all cells of a partition at once.
+    joined = min(most // chunk, n_chunks if options.on_gpu else n_chunks // 2)
     block = chunk * _power_of_two(joined) if joined > 1 else -(-chunk // -(-chunk // most))
     return block, chunk * n_chunks
 

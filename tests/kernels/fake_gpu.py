@@ -1,4 +1,4 @@
-"""A stand-in for CuPy whose arrays are NumPy's and whose kernel is that of the GPU, run on this CPU (device.cpp).
+"""A stand-in for CuPy whose arrays lie on the host and whose kernel is that of the GPU, run on this CPU (device.cpp).
 
 What stabdask.kernels.cuda asks of CuPy 14 is here under the same names; anything else fails.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from fake_cuda import CUDARuntimeError, FakeCuda, FakeRuntime, fake_cupy
+from kernels.device_array import DeviceArray, OutOfMemoryError, add_functions
 
 __all__ = ["CUDADriverError", "FakeGpu", "OutOfMemoryError", "compile_device"]
 
@@ -27,10 +27,6 @@ _LANES = Path(__file__).parents[2] / "stabdask" / "kernels" / "lanes"
 
 class CUDADriverError(RuntimeError):
     """Stands for ``cupy.cuda.driver.CUDADriverError``."""
-
-
-class OutOfMemoryError(MemoryError):
-    """Stands for ``cupy.cuda.memory.OutOfMemoryError``."""
 
 
 def compile_device(folder: Path) -> ctypes.CDLL:
@@ -45,23 +41,6 @@ def compile_device(folder: Path) -> ctypes.CDLL:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(library))
-
-
-class DeviceArray(np.ndarray[Any, Any]):
-    """An array "on the device": it has a pointer, and `get` brings it to the host."""
-
-    @property
-    def data(self) -> Any:
-        return SimpleNamespace(ptr=self.__array_interface__["data"][0])
-
-    def get(self, out: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
-        host = np.array(self)
-        if out is None:
-            return host
-        assert out.flags.c_contiguous
-        assert (out.dtype, out.shape) == (host.dtype, host.shape)
-        out[...] = host
-        return out
 
 
 @dataclass
@@ -101,6 +80,11 @@ class FakeGpu:
     finish_problem: Exception | None = None
     runs: Callable[[Any], None] | None = None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "largest":
+            DeviceArray.largest = value
+        super().__setattr__(name, value)
+
     def install(self, host: FakeCuda) -> None:
         """Put the stand-in in place of CuPy."""
         runtime = FakeRuntime(names=("Pretend GPU",))
@@ -125,23 +109,9 @@ class FakeGpu:
         host.show(module)
 
     def _arrays(self, module: ModuleType) -> None:
-        contents = vars(module)
-        for name in ("zeros", "full", "empty", "where", "ascontiguousarray"):
-            contents[name] = self._on_device(getattr(np, name))
-        for name in ("maximum", "isinf", "copyto", "count_nonzero"):
-            contents[name] = getattr(np, name)
-        contents["asarray"] = self._on_device(np.array)
+        add_functions(module)
         pool = SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
-        contents["get_default_memory_pool"] = lambda: pool
-
-    def _on_device(self, make: Callable[..., Any]) -> Callable[..., DeviceArray]:
-        def made(*args: Any, **options: Any) -> DeviceArray:
-            array = np.ascontiguousarray(make(*args, **options))
-            if array.nbytes > self.largest:
-                raise OutOfMemoryError(f"Out of memory allocating {array.nbytes:,} bytes")
-            return array.view(DeviceArray)
-
-        return made
+        module.get_default_memory_pool = lambda: pool  # type: ignore[attr-defined]
 
     def _stream(self, **options: Any) -> Any:
         gpu = self

@@ -25,6 +25,7 @@ from stabdask.errors import (
     UsageError,
 )
 from stabdask.kernels import cuda, cuda_engine
+from stabdask.kernels.arrays import to_host
 from stabdask.kernels.cuda_engine import ARGUMENTS
 from stabdask.kernels.cuda_launch import plan_launch, size_groups
 from stabdask.kernels.cuda_results import DeviceResults, judge
@@ -164,7 +165,7 @@ def test_cores_are_read_as_weights_and_scales(gpu: FakeGpu) -> None:
     formed = cuda.solve_on_device(gpu_array(cores), sizes, vectors="right", modes=2)
     made = cuda.solve_scaled_on_device(*map(gpu_array, (W, g, s)), vectors="right", modes=2)
     for name in ("eigenvalues", "right", "residual", "trace_defect", "status"):
-        assert_array_equal(getattr(made, name), getattr(formed, name), err_msg=name)
+        assert_array_equal(to_host(getattr(made, name)), to_host(getattr(formed, name)), err_msg=name)
     assert made.left is None
 
 
@@ -175,7 +176,8 @@ def test_results_on_the_device_are_those_on_the_host(gpu: FakeGpu) -> None:
         expected = solved(cores, sizes, vectors).finish(sizes, "cuda")
         made = cuda.solve_on_device(gpu_array(cores), gpu_array(sizes), vectors=vectors, modes=3)  # type: ignore[arg-type]
         for name in ("eigenvalues", "right", "left", "condition", "residual", "trace_defect", "status"):
-            assert_array_equal(getattr(made, name), getattr(expected, name), err_msg=name)
+            found = getattr(made, name)
+            assert_array_equal(found if found is None else found.get(), getattr(expected, name), err_msg=name)
 
 
 def gpu_array(array: Array) -> Any:
@@ -190,12 +192,12 @@ def gpu_array(array: Array) -> Any:
 def test_batches_fit_the_free_memory_and_change_no_bit(gpu: FakeGpu) -> None:
     cores, sizes = mixed(tuple(FAMILIES)[:40], 6)
     whole = solved(cores, sizes, "both", modes=2)
-    n_launches = len(gpu.launches)
+    n_launches, before = len(gpu.launches), cuda.halvings()
     gpu.free = 2 * 10 * (8 * 36 + 64 + 16 * 6 * 5 + 16)
     some = solved(cores, sizes, "both", modes=2)
     assert len(gpu.launches) >= n_launches + 4
     assert bits(some) == bits(whole)
-    assert cuda.halvings() == 0
+    assert cuda.halvings() == before
 
 
 def test_a_full_gpu_gets_half_the_batch(gpu: FakeGpu) -> None:
@@ -212,13 +214,14 @@ def test_a_full_gpu_gets_half_the_batch(gpu: FakeGpu) -> None:
 
 
 def test_a_matrix_too_large_for_the_gpu(idle: FakeGpu) -> None:
+    cores = gpu_array(np.zeros((3, 20, 20)))
     idle.largest = 1000
     with pytest.raises(
         MemoryBudgetError, match=r"1 matrices of order up to 20 .* do not fit in what is free of"
     ):
         solved(np.zeros((3, 20, 20)), np.full(3, 20))
     with pytest.raises(MemoryBudgetError, match=r"3 matrices of order up to 20"):
-        cuda.solve_on_device(np.zeros((3, 20, 20)))
+        cuda.solve_on_device(cores)
 
 
 def test_a_workspace_too_large_gets_fewer_blocks(idle: FakeGpu) -> None:
@@ -298,16 +301,16 @@ def test_a_gpu_without_room_for_a_block(idle: FakeGpu) -> None:
 
 def test_arguments_that_make_no_sense(idle: FakeGpu) -> None:
     with pytest.raises(UsageError, match="expected \\(batch, k, k\\)"):
-        cuda.solve_on_device(np.zeros((3, 4, 5)))
+        cuda.solve_on_device(gpu_array(np.zeros((3, 4, 5))))
     with pytest.raises(UsageError, match="dtype int64; expected float32 or float64"):
-        cuda.solve_on_device(np.zeros((3, 4, 4), dtype=np.int64))
+        cuda.solve_on_device(gpu_array(np.zeros((3, 4, 4), dtype=np.int64)))
     for sizes in ([1, 2], [1, 2, 5], [-1, 0, 0]):
         with pytest.raises(UsageError, match="sizes must be 3 integers from 0 to 4"):
-            cuda.solve_on_device(np.zeros((3, 4, 4)), np.array(sizes))
+            cuda.solve_on_device(gpu_array(np.zeros((3, 4, 4))), np.array(sizes))
     with pytest.raises(UsageError, match="vectors='left'"):
-        cuda.solve_on_device(np.zeros((3, 4, 4)), vectors="left")  # type: ignore[arg-type]
+        cuda.solve_on_device(gpu_array(np.zeros((3, 4, 4))), vectors="left")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"expected \(r, r\), \(r,\) and \(cell, r\)"):
-        cuda.solve_scaled_on_device(np.zeros((4, 4)), np.zeros(4), np.zeros((3, 5)))
+        cuda.solve_scaled_on_device(*map(gpu_array, (np.zeros((4, 4)), np.zeros(4), np.zeros((3, 5)))))
 
 
 def test_without_a_gpu(host: FakeCuda) -> None:
