@@ -161,14 +161,12 @@ class HopfieldLinearization(Linearization):
         On a GPU no core is formed for vectors either, and eigenvalues and vectors stay there.
         """
         if self._xp is not np:
-            return self._solve_on_device(cells, modes, vectors, dtype, backend)
+            return self._solve_on_device(cells, modes, vectors, dtype)
         if vectors == "none":
             return eig_scaled(self._model.system, self._slope[cells], dtype=dtype, backend=backend)
         return super().solve(cells, modes=modes, vectors=vectors, dtype=dtype, backend=backend)
 
-    def _solve_on_device(
-        self, cells: Index, modes: int | None, vectors: Vectors, dtype: str, backend: str
-    ) -> EigResult:
+    def _solve_on_device(self, cells: Index, modes: int | None, vectors: Vectors, dtype: str) -> EigResult:
         from stabdask.kernels import cuda
 
         here = self._here
@@ -182,15 +180,12 @@ class HopfieldLinearization(Linearization):
         )
         status = to_host(found.status)
         cuda.refuse_gaps(status)
-        return EigResult(
-            eigenvalues=found.eigenvalues,
-            right=found.right,
-            left=found.left,
+        return replace(
+            found,
             condition=None if found.condition is None else to_host(found.condition),
             residual=to_host(found.residual),
             trace_defect=to_host(found.trace_defect),
             status=status,
-            backend=backend,
         )
 
     def operator(self, cells: Index) -> BatchedOperator:
@@ -263,7 +258,7 @@ class HopfieldLinearization(Linearization):
         if not vectors.shape[2]:
             return xp.zeros((*vectors.shape[:2], own.shape[1]), dtype=vectors.dtype)
         # A regulator's place among the members; any place will do for those that are none.
-        place = xp.maximum(xp.cumsum(own, axis=1) - 1, 0)
+        place = xp.maximum(xp.cumsum(own.astype(np.int64), axis=1) - 1, 0)
         taken = xp.take_along_axis(vectors, place[:, None, :], axis=2)
         return xp.where(own[:, None, :], taken, 0.0).astype(vectors.dtype, copy=False)
 

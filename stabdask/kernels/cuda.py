@@ -24,13 +24,12 @@ from stabdask.errors import GpuError, MemoryBudgetError, StabdaskWarning, UsageE
 from stabdask.kernels.arrays import to_host
 from stabdask.kernels.cuda_engine import Batch, Source, free_bytes
 from stabdask.kernels.cuda_modules import current_gpu, guarded
-from stabdask.kernels.cuda_results import DeviceResult, DeviceResults, judge
+from stabdask.kernels.cuda_results import DeviceResults, judge
 from stabdask.kernels.device import Gpu, survey_gpus
-from stabdask.kernels.results import Results, Vectors
+from stabdask.kernels.results import EigResult, Results, Vectors
 from stabdask.schema import Status
 
 __all__ = [
-    "DeviceResult",
     "available",
     "halvings",
     "in_batches",
@@ -143,7 +142,7 @@ def solve_on_device(
     vectors: Vectors = "none",
     dtype: npt.DTypeLike | None = None,
     stream: Any = None,
-) -> DeviceResult:
+) -> EigResult:
     """Solve matrices that are on the GPU; results stay there.
 
     Parameters
@@ -165,7 +164,8 @@ def solve_on_device(
 
     Returns
     -------
-    DeviceResult
+    EigResult
+        Its arrays are on the GPU.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def solve_scaled_on_device(
     vectors: Vectors = "none",
     dtype: npt.DTypeLike = np.float64,
     stream: Any = None,
-) -> DeviceResult:
+) -> EigResult:
     """Solve the cores ``W[R, R] diag(phi'_R) - diag(gamma_R)`` of cells, R their active regulators, on the GPU.
 
     The kernels read what they need of W, gamma and phi' and never form the cores.
@@ -216,8 +216,8 @@ def solve_scaled_on_device(
 
     Returns
     -------
-    DeviceResult
-        As wide as the largest core.
+    EigResult
+        Its arrays are on the GPU, as wide as the largest core.
     """
     cupy = importlib.import_module("cupy")
     r = len(weights)
@@ -256,7 +256,7 @@ def _result_on_device(
     modes: int | None,
     vectors: Vectors,
     precision: np.dtype[Any],
-) -> DeviceResult:
+) -> EigResult:
     if vectors not in ("none", "right", "both"):
         raise UsageError(f"vectors={vectors!r}; expected 'none', 'right' or 'both'")
     wanted = 0 if vectors == "none" else width if modes is None else min(int(modes), width)

@@ -8,32 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.kernels.results import Vectors, inaccuracy_limit
+from stabdask.kernels.results import EigResult, Vectors, inaccuracy_limit
 from stabdask.schema import Status
 
-__all__ = ["DeviceResult", "DeviceResults", "judge"]
+__all__ = ["DeviceResults", "judge"]
 
 Array = Any
 """An array of NumPy or CuPy."""
-
-
-@dataclass(frozen=True)
-class DeviceResult:
-    """What `stabdask.kernels.results.EigResult` holds, as arrays of CuPy.
-
-    Attributes
-    ----------
-    eigenvalues, right, left, condition, residual, trace_defect, status
-        As there.
-    """
-
-    eigenvalues: Array
-    right: Array | None
-    left: Array | None
-    condition: Array | None
-    residual: Array
-    trace_defect: Array
-    status: Array
 
 
 @dataclass(frozen=True)
@@ -83,7 +64,7 @@ class DeviceResults:
                 own.get(out=getattr(target, name)[rows])
 
 
-def judge(xp: Any, results: DeviceResults, sizes: Array, dtype: npt.DTypeLike) -> DeviceResult:
+def judge(xp: Any, results: DeviceResults, sizes: Array, dtype: npt.DTypeLike) -> EigResult:
     """Return results with statuses; what failed becomes NaN. As `stabdask.kernels.results.Results.finish`.
 
     Parameters
@@ -113,7 +94,7 @@ def judge(xp: Any, results: DeviceResults, sizes: Array, dtype: npt.DTypeLike) -
         if array is not None:
             nothing = complex(np.nan, np.nan) if array.dtype.kind == "c" else np.nan
             xp.copyto(array, nothing, where=failed.reshape(-1, *[1] * (array.ndim - 1)))
-    return DeviceResult(
+    return EigResult(
         eigenvalues=values,
         right=results.right,
         left=results.left,
@@ -121,4 +102,5 @@ def judge(xp: Any, results: DeviceResults, sizes: Array, dtype: npt.DTypeLike) -
         residual=results.residual,
         trace_defect=results.trace_defect,
         status=status,
+        backend="cuda",
     )

@@ -68,7 +68,8 @@ def resolve_backend(
 ) -> str:
     """Return the backend that `backend` means on this machine for matrices of order up to `largest`.
 
-    ``"auto"`` is for the CPU (a run on GPUs asks for ``"cuda"``). It becomes ``"lanes"``, ``"lapack"``, or
+    ``"auto"`` is for matrices on the host, which stay on the CPU: a GPU is shared, so a run on it is asked for. It
+    becomes ``"lanes"``, ``"lapack"``, or
     ``"lanes:300"`` where this machine's LAPACK is faster above order 300 (measured once and remembered; see
     `stabdask.kernels.calibration`). Any of these may also be asked for by name.
 
@@ -121,7 +122,7 @@ def eig(
     Parameters
     ----------
     cores
-        ``(batch, k, k)`` real matrices.
+        ``(batch, k, k)`` real matrices. Those of CuPy are solved on their GPU, where the results stay.
     sizes
         ``(batch,)``: the matrix of entry ``b`` is ``cores[b, :sizes[b], :sizes[b]]``; the rest of it is not
         looked at. All are ``k`` if not given.
@@ -157,6 +158,8 @@ def eig(
     >>> int(result.status[0])
     0
     """
+    if hasattr(cores, "__cuda_array_interface__"):
+        return _on_device(cores, sizes, modes, vectors, dtype, backend)
     cores = np.asarray(cores)
     if cores.dtype.kind not in "fiub":
         raise UsageError(f"cores have dtype {cores.dtype}; expected real numbers")
@@ -180,6 +183,19 @@ def eig(
     out = Results(batch, k, wanted, vectors, precision)
     _solve(cores, counts.astype(np.int64), out, chosen)
     return out.finish(counts, chosen)
+
+
+def _on_device(
+    cores: Any, sizes: Any, modes: int | None, vectors: Vectors, dtype: npt.DTypeLike | None, backend: str
+) -> EigResult:
+    """Solve matrices where they are: on a GPU."""
+    if backend not in ("auto", "cuda"):
+        raise UsageError(
+            f"backend={backend!r} and matrices on a GPU; expected 'auto' or 'cuda', or matrices brought to the host"
+        )
+    from stabdask.kernels import cuda
+
+    return cuda.solve_on_device(cores, sizes, modes=modes, vectors=vectors, dtype=dtype)
 
 
 def _precision(dtype: npt.DTypeLike) -> np.dtype[Any]:

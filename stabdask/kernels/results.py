@@ -26,7 +26,7 @@ Vectors = Literal["none", "right", "both"]
 class EigResult:
     """Eigenvalues and vectors of a batch of matrices.
 
-    Where a GPU computed them for what goes on there, the eigenvalues and vectors are arrays of CuPy.
+    Of matrices that were on a GPU they are arrays of CuPy.
 
     Attributes
     ----------

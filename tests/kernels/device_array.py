@@ -70,6 +70,7 @@ class DeviceArray(NDArrayOperatorsMixin):
     nbytes = property(lambda self: self._host.nbytes)
     itemsize = property(lambda self: self._host.itemsize)
     data = property(lambda self: SimpleNamespace(ptr=self._host.__array_interface__["data"][0]))
+    __cuda_array_interface__ = property(lambda self: {"shape": self.shape, "version": 3})
     T = property(lambda self: DeviceArray(self._host.T))
 
     @property

@@ -29,6 +29,7 @@ from stabdask.kernels.arrays import to_host
 from stabdask.kernels.cuda_engine import ARGUMENTS
 from stabdask.kernels.cuda_launch import plan_launch, size_groups
 from stabdask.kernels.cuda_results import DeviceResults, judge
+from stabdask.kernels.eig import eig
 from stabdask.kernels.results import EigResult, Results
 from stabdask.kernels.scaled import ScaledSystem, gather_cores
 from stabdask.schema import Status
@@ -178,6 +179,19 @@ def test_results_on_the_device_are_those_on_the_host(gpu: FakeGpu) -> None:
         for name in ("eigenvalues", "right", "left", "condition", "residual", "trace_defect", "status"):
             found = getattr(made, name)
             assert_array_equal(found if found is None else found.get(), getattr(expected, name), err_msg=name)
+
+
+def test_one_function_for_matrices_wherever_they_are(gpu: FakeGpu) -> None:
+    cores, sizes = mixed(FEW, 7)
+    expected = eig(cores, sizes=sizes, vectors="right", modes=2, backend="cuda")
+    for backend in ("auto", "cuda"):
+        found = eig(gpu_array(cores), sizes=sizes, vectors="right", modes=2, backend=backend)
+        assert found.backend == "cuda"
+        assert_array_equal(found.eigenvalues.get(), expected.eigenvalues)  # type: ignore[attr-defined]
+        assert_array_equal(found.right.get(), expected.right)  # type: ignore[union-attr]
+    assert eig(cores, sizes=sizes).backend != "cuda"
+    with pytest.raises(UsageError, match="backend='lapack' and matrices on a GPU; expected 'auto' or 'cuda'"):
+        eig(gpu_array(cores), backend="lapack")
 
 
 def gpu_array(array: Array) -> Any:

@@ -148,6 +148,34 @@ def test_a_run(gpu: FakeGpu, uploads: list[Any], tmp_path: Path) -> None:
     assert uploads
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ATLASES)
+@pytest.mark.parametrize("vectors", ["none", "both"])
+def test_results_of_a_real_gpu_are_those_of_the_host(name: str, vectors: str, uploads: list[Any]) -> None:
+    assert cuda.available(), cuda.why_not()
+    atlas = ATLASES[name]()
+    asked: dict[str, Any] = {"vectors": vectors}
+    if atlas.field.n_genes > 2:
+        asked["elements"] = ELEMENTS
+    assert_close(solved(atlas, "cuda", **asked), solved(atlas, "lapack", **asked))
+    assert uploads
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_real_gpu(tmp_path: Path, uploads: list[Any]) -> None:
+    atlas = random_atlas(5, n_genes=600, n_regulators=(420, 500), n_cells=40)
+    for spectrum in ("full", "leading"):
+        run: dict[str, Any] = {"workers": 0, "progress": False, "spectrum": spectrum, "modes": 3}
+        report = sd.run(atlas.cells(), atlas.field, tmp_path / f"{spectrum}.zarr", gpu=True, **run)
+        assert report.backend == {"full": "cuda", "leading": "krylov:cuda"}[spectrum]
+        sd.run(atlas.cells(), atlas.field, tmp_path / f"{spectrum}-cpu.zarr", backend="lapack", **run)
+        found, expected = (
+            sd.open_results(tmp_path / f"{spectrum}{kind}.zarr")["eigenvalue"][:, :3] for kind in ("", "-cpu")
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert uploads
+
+
 # --- memory and failures -----------------------------------------------------------------------------------
 
 
