@@ -147,20 +147,21 @@ class Basis:
             self._diagonal = overlap[:, 0]
         return overlap, image, norm
 
-    def resize(self, subspace: int) -> None:
-        """Make room for a basis of another size and clear H."""
-        shape = (len(self.cells), subspace + 1)
-        if self.V.shape[:2] != shape:
-            self.V = self.operator.xp.zeros((*shape, self.V.shape[2]), dtype=self.V.dtype)
-        self.H = self.operator.xp.zeros((*shape, subspace), dtype=self.H.dtype)
+    def restart(self, rows: npt.NDArray[np.bool_], begin: XArray, subspace: int) -> None:
+        """Go on with the matrices marked, from the rows `begin` of all of them, in bases of another size; clear H.
 
-    def keep_only(self, rows: npt.NDArray[np.bool_]) -> None:
-        """Drop matrices that are done, from here on also out of the products."""
-        if not rows.all():
-            where = self.operator.xp.asarray(np.flatnonzero(rows))
-            self.cells = self.cells[rows]
-            self.V, self.H = self.V[where], self.H[where]
-            self._sizes, self._diagonal = self._sizes[where], self._diagonal[where]
+        Those that are done take no part in products any more. No basis is copied: what follows overwrites it.
+        """
+        where = self.operator.xp.asarray(np.flatnonzero(rows))
+        self.cells = self.cells[rows]
+        n = len(self.cells)
+        if self.V.shape[1] == subspace + 1:
+            self.V = self.V[:n]
+        else:
+            self.V = self.operator.xp.zeros((n, subspace + 1, self.V.shape[2]), dtype=self.V.dtype)
+        self.V[:, : begin.shape[1]] = begin[where]
+        self.H = self.operator.xp.zeros((n, subspace + 1, subspace), dtype=self.H.dtype)
+        self._sizes, self._diagonal = self._sizes[where], self._diagonal[where]
 
 
 def _norms(xp: Any, x: XArray) -> XArray:

@@ -48,12 +48,14 @@ def krylov_schur(
     Found
         The members of `cells`, in groups; those that did not converge within the plan in the last.
     """
+    if not len(cells):
+        return
     state = Basis(operator, cells, start, plan.subspace, careful=False)
     floor = norms / np.sqrt(np.maximum(operator.sizes[cells], 1))
     ceiling = np.full(len(cells), -np.inf) if ceiling is None else ceiling
     accuracy = 1e-10 if start.dtype == np.float64 else 1e-6
     first = n_products = 0
-    while len(state.cells):
+    while True:
         m = plan.subspace
         state.expand(first, m)
         n_products += m - first
@@ -63,12 +65,11 @@ def krylov_schur(
         done |= n_products + m - plan.keep > plan.max_products
         if done.any():
             yield _leading(state, projected[done, :m], found.take(done), done, plan, accuracy, n_products)
-        state.keep_only(~done)
-        if not len(state.cells):
+        if done.all():
             return
         floor, ceiling = floor[~done], ceiling[~done]
         plan = plan.after(n_products)
-        _restart(state, projected[~done], found.take(~done), plan, accuracy)
+        _restart(state, projected[~done], found.take(~done), ~done, plan, accuracy)
         first = plan.keep
 
 
@@ -85,16 +86,22 @@ def _converged(found: Ritz, plan: Plan, floor: npt.NDArray[np.float64]) -> npt.N
 
 
 def _restart(
-    state: Basis, projected: npt.NDArray[np.float64], found: Ritz, plan: Plan, accuracy: float
+    state: Basis,
+    projected: npt.NDArray[np.float64],
+    found: Ritz,
+    rows: npt.NDArray[np.bool_],
+    plan: Plan,
+    accuracy: float,
 ) -> None:
-    """Shrink to the subspace of the rightmost Ritz values (Stewart 2001)."""
+    """Shrink to the subspace of the rightmost Ritz values (Stewart 2001), those of the matrices marked."""
     m, keep = projected.shape[2], plan.keep
     xp = state.operator.xp
     basis, reduced = restart_basis(projected[:, :m], found, select_closed(found.values, keep), accuracy)
     coupling = (projected[:, m, None, :] @ basis)[:, 0]
-    rows = xp.concatenate([_rotate(xp, basis, state.V[:, :m]), state.V[:, m, None]], axis=1)
-    state.resize(plan.subspace)
-    state.V[:, : keep + 1] = rows
+    whole = np.zeros((len(rows), m, keep), dtype=basis.dtype)
+    whole[rows] = basis
+    kept = xp.concatenate([_rotate(xp, whole, state.V[:, :m]), state.V[:, m, None]], axis=1)
+    state.restart(rows, kept, plan.subspace)
     state.H[:, :keep, :keep] = xp.asarray(reduced.astype(state.H.dtype))
     state.H[:, keep, :keep] = xp.asarray(coupling.astype(state.H.dtype))
 

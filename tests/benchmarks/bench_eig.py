@@ -10,6 +10,7 @@ tables, with the ratios aimed at for the backend ``lanes``; the figures go to --
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -67,8 +68,18 @@ def main() -> None:
             for k in options.sizes:
                 figures.append(measure(k, dtype, options.seconds))
                 print(progress(figures[-1]), flush=True)
-    report = {"machine": machine(), "load_before": busy, "seconds": options.seconds, "figures": figures}
+    ceiling = two_threads_of_hashing(options.seconds)
+    report = {
+        "machine": machine(),
+        "load_before": busy,
+        "seconds": options.seconds,
+        "two_threads_of_hashing": ceiling,
+        "figures": figures,
+    }
     print("\n" + table(figures))
+    print(
+        f"two threads of SHA-256, which share nothing but the machine, get {ceiling:.2f} times as much done as one"
+    )
     if options.output:
         options.output.write_text(json.dumps(report, indent=2) + "\n")
 
@@ -158,23 +169,35 @@ def take_turns(contenders: dict[str, Contender], cores: Array, seconds: float) -
     return rounds
 
 
-def two_threads_against_one(backend: str, cores: Array, seconds: float) -> float | None:
+def two_threads_against_one(backend: str, cores: Array, seconds: float) -> float:
     """Return how much more two threads get done than one, each with a batch of its own."""
-    if (os.cpu_count() or 1) < 2:
-        return None
     solve = solver(backend)
     first = share(backend, solve, cores, seconds)
-    second = first[::-1].copy()
+    solve(first[:2])
+    return gain_of_two_threads(solve, first, first[::-1].copy(), seconds)
+
+
+def two_threads_of_hashing(seconds: float) -> float:
+    """Return the same for work that stays in registers and the first cache: what this machine has to give."""
+    data = bytes(2**14)
+
+    def work(_: object) -> None:
+        for _ in range(2000):
+            hashlib.sha256(data).digest()
+
+    return gain_of_two_threads(work, None, None, seconds)
+
+
+def gain_of_two_threads(work: Contender, first: Any, second: Any, seconds: float) -> float:
     ratios: list[float] = []
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(solve, (first[:2], second[:2])))
         deadline = time.perf_counter() + seconds
         while len(ratios) < 3 or time.perf_counter() < deadline:
             begin = time.perf_counter()
-            pool.submit(solve, first).result()
+            pool.submit(work, first).result()
             one = time.perf_counter() - begin
             begin = time.perf_counter()
-            list(pool.map(solve, (first, second)))
+            list(pool.map(work, (first, second)))
             ratios.append(2 * one / (time.perf_counter() - begin))
     return statistics.median(ratios)
 

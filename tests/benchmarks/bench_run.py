@@ -5,6 +5,11 @@
 simulates an atlas once (kept in --folder), runs ``stabdask run`` on it in a process tree of its own while adding
 up the resident memory of all its processes, times reading the input and writing the output alone, and the naive
 loop (dense Jacobian and ``numpy.linalg.eigvals``, cell by cell) on a few cells. All in one go; figures as JSON.
+
+    python tests/benchmarks/bench_run.py ... --against OTHER/bin/python --turns 3
+
+lets another installation (an earlier release, say) do the same job in turns with this one, and gives the ratio of
+the wall times of each turn; with ``--against lapack`` it is this one with the backend ``lapack``.
 """
 
 from __future__ import annotations
@@ -39,6 +44,8 @@ def main() -> None:
     parser.add_argument("--memory", default="3GB")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--naive-cells", type=int, default=3, help="cells of the naive loop")
+    parser.add_argument("--against", help="the Python of another installation, or 'lapack'")
+    parser.add_argument("--turns", type=int, default=3, help="turns taken with it")
     parser.add_argument("--folder", type=Path, help="where to keep the atlas (a temporary folder)")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     options = parser.parse_args()
@@ -66,12 +73,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         )
         print(f"simulated in {time.perf_counter() - begin:.0f} s", file=sys.stderr)
     store = folder / "bench-out.zarr"
+    turns = take_turns(options, folder, store) if options.against else []
     shutil.rmtree(store, ignore_errors=True)
-    command = [
-        sys.executable, "-m", "stabdask.cli.main", "run", str(folder / "cells.h5ad"),
-        "--field", str(folder / "field.zarr"), "--layer", "M_t", "--cluster-key", "cell_type",
-        "--store", str(store), "--workers", str(options.workers), "--memory", options.memory, "--json",
-    ]  # fmt: skip
+    command = [*run_command(sys.executable, options, folder, store), "--json"]
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     watch = TreeMemory(process.pid)
@@ -112,7 +116,44 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         "store_bytes": sum(path.stat().st_size for path in store.rglob("*") if path.is_file()),
         "n_files": sum(path.is_file() for path in store.rglob("*")),
         "status_counts": report["status_counts"],
+        "turns": turns,
     }
+
+
+def run_command(python: str, options: argparse.Namespace, folder: Path, store: Path, *more: str) -> list[str]:
+    return [
+        python, "-m", "stabdask.cli.main", "run", str(folder / "cells.h5ad"),
+        "--field", str(folder / "field.zarr"), "--layer", "M_t", "--cluster-key", "cell_type",
+        "--store", str(store), "--workers", str(options.workers), "--memory", options.memory, *more,
+    ]  # fmt: skip
+
+
+def take_turns(options: argparse.Namespace, folder: Path, store: Path) -> list[dict[str, float]]:
+    """Return the wall times of both, turn by turn, and their ratio."""
+    other = sys.executable if options.against == "lapack" else options.against
+    more = ("--backend", "lapack") if options.against == "lapack" else ()
+    turns = []
+    for _ in range(options.turns):
+        theirs = wall_time(run_command(other, options, folder, store, *more), store)
+        ours = wall_time(run_command(sys.executable, options, folder, store), store)
+        turns.append(
+            {"theirs_s": round(theirs, 2), "ours_s": round(ours, 2), "ratio": round(theirs / ours, 2)}
+        )
+        print(f"turn: {turns[-1]}", file=sys.stderr, flush=True)
+    return turns
+
+
+def wall_time(command: list[str], store: Path) -> float:
+    shutil.rmtree(store, ignore_errors=True)
+    begin = time.perf_counter()
+    subprocess.run(
+        [*command, "--quiet"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=store.parent,
+    )
+    return time.perf_counter() - begin
 
 
 def read_alone(folder: Path) -> float:
