@@ -32,6 +32,7 @@ __all__ = [
     "canonical_phase",
     "eig",
     "inaccuracy_limit",
+    "kernel_name",
     "resolve_backend",
 ]
 
@@ -106,6 +107,23 @@ def backend_parts(backend: str) -> tuple[str, int | None]:
     """
     match = re.fullmatch(r"(\w+):(\d+)", backend) if isinstance(backend, str) else None
     return (match[1], int(match[2])) if match else (backend, None)
+
+
+def kernel_name(backend: str) -> str:
+    """Return what decides the last bits of results of `backend` in this process: instruction set or GPU, or its name.
+
+    Examples
+    --------
+    >>> kernel_name("lapack")
+    'lapack'
+    """
+    name, _, device = backend.partition(":")
+    if name == "cuda" or device == "cuda":
+        from stabdask.kernels.cuda_modules import current_gpu
+
+        gpu = current_gpu()
+        return f"{gpu.name} ({gpu.arch})"
+    return lanes.instruction_set() if name == "lanes" else name
 
 
 def eig(

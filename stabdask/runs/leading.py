@@ -35,7 +35,10 @@ _SCALAR_MODES = 4
 
 
 def leading_batch_cells(options: Options, field: Field) -> int:
-    """Return how many cells are iterated on together: about 256 MB of Krylov bases, and at most 128 cells, which the cache keeps."""
+    """Return how many cells are iterated on together: at most 256 MB of bases, and at most 128 cells.
+
+    More would not fit the caches, fewer would leave the product with W short of rows.
+    """
     modes = max(options.modes, _SCALAR_MODES)
     vectors = 3 * max(12, 1.2 * modes + 10) + 4 * modes
     return int(np.clip(BASIS_BYTES // (2 * 8 * vectors * max(1, field.largest_core)), 1, 128))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from stabdask.errors import UsageError
 from stabdask.fields.storage import open_field_cached
+from stabdask.kernels.eig import kernel_name
 from stabdask.runs.block import BlockTimes, compute_block, empty_arrays
 from stabdask.runs.job import Job, RunSpec
 from stabdask.runs.receipts import Receipt, write_receipt
@@ -154,6 +155,7 @@ def run_partition(task: PartitionTask) -> Receipt:
         audit=_audit_counts(out),
         checksums=checksums,
         versions=package_versions(),
+        kernel=kernel_name(spec.options.backend),
     )
     write_receipt(task.store, receipt)
     return receipt

@@ -61,6 +61,8 @@ class Receipt:
         Hash of every variable's values.
     versions
         Of packages in the worker.
+    kernel
+        Instruction set or GPU that computed it; see `stabdask.kernels.eig.kernel_name`.
     n_gpu_halvings
         How often a batch was halved for want of GPU memory.
     audit
@@ -79,6 +81,7 @@ class Receipt:
     n_near_switch: int
     checksums: dict[str, str]
     versions: dict[str, str] = field(default_factory=dict)
+    kernel: str = ""
     n_gpu_halvings: int = 0
     audit: dict[str, float] = field(default_factory=dict)
 

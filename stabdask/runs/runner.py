@@ -52,6 +52,8 @@ class RunReport:
         Cells with a regulator within a relative 1e-6 of a switch of its activation.
     backend
         Eigensolver backend.
+    kernels
+        Instruction sets or GPUs that it ran on: results of unlike ones differ in the last bits.
     seconds
         Wall time of this call.
     cells_per_s
@@ -77,6 +79,7 @@ class RunReport:
     status_counts: dict[int, int]
     n_near_switch: int
     backend: str
+    kernels: tuple[str, ...]
     seconds: float
     cells_per_s: float
     worker_seconds: dict[str, float]
@@ -128,6 +131,11 @@ class RunReport:
             )
             if self.backend_note:
                 lines.append(f"eigensolver  LAPACK, because the compiled one is {self.backend_note}")
+            if len(self.kernels) > 1:
+                lines.append(
+                    f"unlike       results come from {' and '.join(self.kernels)} and differ in the last bits; "
+                    "for the same bytes use like machines, or one STABDASK_INSTRUCTION_SET"
+                )
             if self.n_gpu_halvings:
                 lines.append(f"GPU memory   batches were halved {self.n_gpu_halvings:,} times to fit")
             if self.audit:
@@ -398,6 +406,7 @@ def _report(
         status_counts=total_status(receipts),
         n_near_switch=sum(receipt.n_near_switch for receipt in receipts.values()),
         backend=job.spec.options.backend,
+        kernels=tuple(sorted({receipt.kernel for receipt in receipts.values() if receipt.kernel})),
         seconds=seconds,
         cells_per_s=n_new / seconds if seconds > 0 else 0.0,
         worker_seconds=parts,

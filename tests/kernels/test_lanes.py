@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from stabdask.kernels import lanes
 from stabdask.kernels.eig import eig
 from stabdask.kernels.results import Results
 from stabdask.schema import Status
+
+LANES = Path(__file__).parents[2] / "stabdask" / "kernels" / "lanes"
 
 built = pytest.mark.skipif(not lanes.available(), reason="no compiled solver in this installation")
 
@@ -138,3 +142,25 @@ def test_without_it_lapack_is_used_and_said_so(small: Any, tmp_path: Any) -> Non
     )  # fmt: skip
     assert asked.returncode == 2
     assert "backend 'lanes' is not available here (not compiled into this installation" in asked.stderr
+
+
+@pytest.mark.slow
+def test_64_bit_arm(tmp_path: Path) -> None:
+    compiler, machine = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64-static")
+    if compiler is None or machine is None:
+        pytest.skip(
+            "needs aarch64-linux-gnu-g++ and qemu-aarch64-static (Debian: g++-aarch64-linux-gnu, qemu-user-static)"
+        )
+    flags = ("-std=gnu++17", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-static")
+    chosen = ("-DLANES_NAMESPACE=lanes_baseline", "-DLANES_NAME=baseline", "-DLANES_BYTES=16", f"-I{LANES}")
+    sources = (str(LANES / "variant.cpp"), str(Path(__file__).with_name("cross.cpp")))
+    subprocess.run(
+        [compiler, *flags, *chosen, *sources, "-o", str(tmp_path / "cross")], check=True, timeout=300
+    )
+    done = subprocess.run(
+        [machine, str(tmp_path / "cross")], check=True, capture_output=True, text=True, timeout=300
+    )
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert len(found) == 12
+    for _, k, roundings in found:
+        assert 0 <= float(roundings) < 10 + int(k)

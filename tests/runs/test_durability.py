@@ -500,3 +500,19 @@ def test_field_without_regulators(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ds["spectral_abscissa"], np.full(5, -1.0))
     np.testing.assert_array_equal(sd.complete_spectrum(ds), np.tile([-1.0, -2.0, -3.0], (5, 1)))
     assert sd.verify(tmp_path / "o.zarr", cells=sd.open_cells(adata)).ok
+
+
+def test_results_of_unlike_processors_are_told_apart(
+    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "out.zarr"
+    first = run_small(small, store, partitions=[1])
+    (here,) = first.kernels
+    assert here in ("avx512", "avx2", "baseline", "lapack")
+    assert "differ in the last bits" not in str(first)
+    monkeypatch.setattr(partition_module, "kernel_name", lambda _: "an older one")
+    report = run_small(small, store)
+    assert report.complete
+    assert report.kernels == ("an older one", here)
+    assert f"results come from an older one and {here} and differ in the last bits" in str(report)
+    assert report.to_dict()["kernels"] == ("an older one", here)
