@@ -268,7 +268,9 @@ def _result_on_device(
 # --- from the host and back --------------------------------------------------------------------------------
 
 
-def in_batches(n_items: int, item_bytes: int, work: Callable[[slice], None], *, what: str) -> int:
+def in_batches(
+    n_items: int, item_bytes: int, work: Callable[[slice], None], *, what: str, at_once: int | None = None
+) -> int:
     """Call `work` for as many items at a time as fit the free memory of the current GPU, fewer where they do not.
 
     Parameters
@@ -281,6 +283,8 @@ def in_batches(n_items: int, item_bytes: int, work: Callable[[slice], None], *, 
         Does the items of a slice, on this thread's stream; done again for a part of them where memory was full.
     what
         The items in words, plural, for messages.
+    at_once
+        How many go together, for work whose last bits depend on it; to fit less memory is then halving them, too.
 
     Returns
     -------
@@ -300,8 +304,10 @@ def in_batches(n_items: int, item_bytes: int, work: Callable[[slice], None], *, 
     gpu = current_gpu()
     with _stream(cupy, gpu) as stream:
         with guarded("asking for free memory", gpu):
-            step = max(1, min(n_items, int(_BATCH_SHARE * free_bytes(cupy)) // item_bytes))
-        done = n_halved = 0
+            fitting = max(1, int(_BATCH_SHARE * free_bytes(cupy)) // item_bytes)
+        step, done, n_halved = min(n_items, fitting if at_once is None else at_once), 0, 0
+        while step > fitting:
+            step, n_halved = (step + 1) // 2, n_halved + 1
         while done < n_items:
             part = slice(done, min(done + step, n_items))
             try:

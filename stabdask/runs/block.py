@@ -36,6 +36,8 @@ NO_LABEL, SKIPPED = -1, -2
 
 _BATCH_BYTES = 8 * 2**20
 _MOST_CELLS = 1024
+_GPU_BYTES = 2**31
+"""What cells that are computed together on a GPU may take of its memory."""
 _TOP = 3  # a conjugate pair and what follows it: enough for the abscissa, its frequency and the gap
 
 
@@ -174,7 +176,7 @@ def _upload(x: npt.NDArray[Any]) -> XArray:
 def _in_gpu_batches(
     n_cells: int, field: Field, options: Options, itemsize: int, compute: Callable[[slice], None]
 ) -> None:
-    """Compute as many cells at a time as fit the GPU: their expression, velocity, spectra and vectors."""
+    """Compute many cells at a time on the GPU: their expression, velocity, spectra and vectors."""
     from stabdask.kernels import cuda
 
     k = field.largest_core
@@ -182,7 +184,11 @@ def _in_gpu_batches(
         0 if options.vectors == "none" else 16 * options.vector_modes(field) * (6 * field.n_genes + 2 * k)
     )
     cell_bytes = (itemsize + 3 * 8) * field.n_genes + 16 * 8 * len(field.regulator_index) + 16 * k + vectors
-    cuda.in_batches(n_cells, cell_bytes, compute, what=f"cells with cores of order up to {k}")
+    # As many whatever the memory: products of matrices have other last bits with another number of rows.
+    at_once = max(1, _GPU_BYTES // cell_bytes)
+    cuda.in_batches(
+        n_cells, cell_bytes, compute, what=f"cells with cores of order up to {k}", at_once=at_once
+    )
 
 
 def _take(pieces: Sequence[npt.NDArray[Any]], rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:

@@ -137,7 +137,9 @@ class RunReport:
                     "for the same bytes use like machines, or one STABDASK_INSTRUCTION_SET"
                 )
             if self.n_gpu_halvings:
-                lines.append(f"GPU memory   batches were halved {self.n_gpu_halvings:,} times to fit")
+                lines.append(
+                    f"GPU memory   batches were halved {self.n_gpu_halvings:,} times to fit; last bits may differ"
+                )
             if self.audit:
                 lines.append(_audit_line(self.audit))
             lines.append(f"memory       at most {format_bytes(self.peak_worker_bytes)} in a worker")

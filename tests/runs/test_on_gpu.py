@@ -22,6 +22,7 @@ import stabdask as sd
 from stabdask.errors import BackendUnavailableError, GpuError, MemoryBudgetError, StabdaskWarning, UsageError
 from stabdask.fields.hopfield_linear import HopfieldLinearization
 from stabdask.kernels import cuda
+from stabdask.runs import block
 from stabdask.runs import options as options_module
 from stabdask.runs.block import compute_block
 from stabdask.runs.options import make_options
@@ -179,14 +180,29 @@ def test_a_run_on_a_real_gpu(tmp_path: Path, uploads: list[Any]) -> None:
 # --- memory and failures -----------------------------------------------------------------------------------
 
 
-def test_batches_fit_the_free_memory_and_change_nothing(gpu: FakeGpu, uploads: list[Any]) -> None:
+def test_less_free_memory_halves_the_batch_beforehand(gpu: FakeGpu, uploads: list[Any]) -> None:
     atlas = random_atlas(1)
     whole = solved(atlas, "cuda", vectors="right")
     assert sorted(uploads) == [(12, 9), (12, 9)]
     uploads.clear()
-    gpu.free = 40_000
-    assert_close(solved(atlas, "cuda", vectors="right"), whole, 1e-12)
-    assert len(uploads) > 2
+    gpu.free, before = 40_000, cuda.halvings()
+    with pytest.warns(StabdaskWarning, match=r"was halved \d time\(s\), to [36] cells with cores"):
+        assert_close(solved(atlas, "cuda", vectors="right"), whole, 1e-12)
+    assert cuda.halvings() > before
+    assert {len_ for len_, _ in uploads} <= {3, 6}
+
+
+def test_how_many_go_together_depends_on_the_field_and_the_options(
+    gpu: FakeGpu, uploads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas = random_atlas(1)
+    whole = solved(atlas, "cuda")
+    uploads.clear()
+    monkeypatch.setattr(block, "_GPU_BYTES", 9_000)
+    for gpu.free in (10**9, 10**6):
+        assert_close(solved(atlas, "cuda"), whole, 1e-12)
+    assert uploads[: len(uploads) // 2] == uploads[len(uploads) // 2 :]
+    assert len(uploads) > 4
 
 
 def test_full_memory_halves_the_batch_and_is_counted(
@@ -278,10 +294,10 @@ def test_a_partition_is_one_block_for_a_gpu(gpu: FakeGpu) -> None:
     atlas = random_atlas(1, n_cells=400)
     expression = atlas.cells()["expression"].data
     for backend, blocks in (("lapack", 2), ("cuda", 1)):
-        block, cells = block_and_partition(
+        rows, cells = block_and_partition(
             expression, atlas.field, make_options(atlas.field, backend=backend), None
         )
-        assert cells == blocks * block
+        assert cells == blocks * rows
 
 
 def test_the_stand_in_refuses_what_cupy_refuses(gpu: FakeGpu) -> None:
