@@ -9,7 +9,8 @@ loop (dense Jacobian and ``numpy.linalg.eigvals``, cell by cell) on a few cells.
     python tests/benchmarks/bench_run.py ... --against OTHER/bin/python --turns 3
 
 lets another installation (an earlier release, say) do the same job in turns with this one, and gives the ratio of
-the wall times of each turn; with ``--against lapack`` it is this one with the backend ``lapack``.
+the wall times of each turn; with ``--against lapack`` it is this one with the backend ``lapack``. With ``--gpu`` the
+job runs on GPUs (``--workers 0``: on one, without dask-cuda), and ``--against cpu`` is the same without.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def main() -> None:
     parser.add_argument("--memory", default="3GB")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--naive-cells", type=int, default=3, help="cells of the naive loop")
-    parser.add_argument("--against", help="the Python of another installation, or 'lapack'")
+    parser.add_argument("--gpu", action="store_true", help="run on GPUs")
+    parser.add_argument("--against", help="the Python of another installation, 'lapack', or 'cpu' with --gpu")
     parser.add_argument("--turns", type=int, default=3, help="turns taken with it")
     parser.add_argument("--folder", type=Path, help="where to keep the atlas (a temporary folder)")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
@@ -75,7 +77,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     store = folder / "bench-out.zarr"
     turns = take_turns(options, folder, store) if options.against else []
     shutil.rmtree(store, ignore_errors=True)
-    command = [*run_command(sys.executable, options, folder, store), "--json"]
+    command = [*run_command(sys.executable, options, folder, store), *gpu_option(options), "--json"]
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     watch = TreeMemory(process.pid)
@@ -88,10 +90,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         sd.open_cells(folder / "cells.h5ad", layer="M_t", cluster_key="cell_type"),
         sd.read_field(folder / "field.zarr"),
         memory=options.memory,
-        workers=options.workers,
+        workers=None if options.gpu else options.workers,
     )
     read_s, write_s = read_alone(folder), write_alone(store)
-    eig_s = report["worker_seconds"]["eig_s"] / options.workers
+    eig_s = report["worker_seconds"]["eig_s"] / max(1, report["n_workers"])
     naive = naive_rate(folder, options.naive_cells)
     bound = max(eig_s, read_s + write_s)
     return {
@@ -109,7 +111,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         "wall_over_bound": round(wall / bound, 3),
         "worker_seconds": {name: round(value, 2) for name, value in report["worker_seconds"].items()},
         "naive_cells_per_s": round(naive, 4),
-        "ratio_to_naive_on_all_cores": round(options.cells / wall / (naive * options.workers), 1),
+        "ratio_to_naive_on_all_cores": round(options.cells / wall / (naive * (os.cpu_count() or 1)), 1),
         "memory_budget_bytes": plan.memory_bytes,
         "tree_peak_rss_bytes": watch.peak,
         "tree_peak_planned_bytes": plan.peak_bytes,
@@ -128,14 +130,18 @@ def run_command(python: str, options: argparse.Namespace, folder: Path, store: P
     ]  # fmt: skip
 
 
+def gpu_option(options: argparse.Namespace) -> list[str]:
+    return ["--gpu"] if options.gpu else []
+
+
 def take_turns(options: argparse.Namespace, folder: Path, store: Path) -> list[dict[str, float]]:
     """Return the wall times of both, turn by turn, and their ratio."""
-    other = sys.executable if options.against == "lapack" else options.against
+    other = sys.executable if options.against in ("lapack", "cpu") else options.against
     more = ("--backend", "lapack") if options.against == "lapack" else ()
     turns = []
     for _ in range(options.turns):
         theirs = wall_time(run_command(other, options, folder, store, *more), store)
-        ours = wall_time(run_command(sys.executable, options, folder, store), store)
+        ours = wall_time([*run_command(sys.executable, options, folder, store), *gpu_option(options)], store)
         turns.append(
             {"theirs_s": round(theirs, 2), "ours_s": round(ours, 2), "ratio": round(theirs / ours, 2)}
         )
