@@ -241,7 +241,10 @@ class HopfieldField(Field):
             return HopfieldLinearization(model, x)
         key = (cluster, int(xp.cuda.runtime.getDevice()))
         if key not in self._device_models:
-            self._device_models[key] = model.on_device(xp)
+            moved = model.on_device(xp)
+            # Other threads have streams of their own, which would not wait for the copies.
+            xp.cuda.get_current_stream().synchronize()
+            self._device_models[key] = moved
         return HopfieldLinearization(model, x, on_device=self._device_models[key])
 
     def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:

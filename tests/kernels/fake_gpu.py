@@ -59,8 +59,9 @@ class FakeGpu:
         Blocks that a multiprocessor holds.
     shared_limit
         Bytes of shared memory that a block can opt in to.
-    launches, compiled, streams
-        What has been asked for: definitions, blocks, threads and shared bytes; options; streams.
+    launches, compiled, streams, waits
+        What has been asked for: definitions, blocks, threads and shared bytes; options; streams; waits for the
+        current stream.
     compile_problem, launch_problem, finish_problem
         Raised by the compiler, at a launch, when the stream is waited for.
     runs
@@ -75,6 +76,7 @@ class FakeGpu:
     launches: list[dict[str, Any]] = field(default_factory=list)
     compiled: list[tuple[str, ...]] = field(default_factory=list)
     streams: list[Any] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
     compile_problem: Exception | None = None
     launch_problem: Exception | None = None
     finish_problem: Exception | None = None
@@ -104,6 +106,9 @@ class FakeGpu:
         )
         module.cuda.memory = SimpleNamespace(OutOfMemoryError=OutOfMemoryError)
         module.cuda.Stream = self._stream
+        module.cuda.get_current_stream = lambda: SimpleNamespace(
+            synchronize=lambda: self.waits.append("stream")
+        )
         self._arrays(module)
         module.RawModule = self._module  # type: ignore[attr-defined]
         host.show(module)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from fake_cuda import CUDARuntimeError, FakeCuda
@@ -175,6 +176,15 @@ def test_a_run_on_a_real_gpu(tmp_path: Path, uploads: list[Any]) -> None:
         )
         np.testing.assert_allclose(found, expected, atol=1e-4)
     assert uploads
+
+
+def test_parameters_are_on_the_gpu_before_another_thread_sees_them(gpu: FakeGpu) -> None:
+    atlas = random_atlas(1)
+    solved(atlas, "cuda")
+    assert len(gpu.waits) == len(atlas.field.clusters) == 2
+    with dask.config.set(scheduler="threads", num_workers=4):
+        found = sd.stability(atlas.cells(block_cells=3), atlas.field, backend="cuda")["speed"].values
+    np.testing.assert_allclose(found, solved(atlas, "lapack")["speed"], rtol=1e-12)
 
 
 # --- memory and failures -----------------------------------------------------------------------------------
