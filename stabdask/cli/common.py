@@ -94,7 +94,8 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--gpu",
         action="store_true",
-        help="one worker per GPU of this host, backend cuda unless one is named (needs the cuda12 or cuda13 extra)",
+        help="one worker per GPU of this host, backend cuda (for leading modes of large cores krylov:cuda) unless one "
+        "is named (needs the cuda12 or cuda13 extra)",
     )
     how.add_argument("--memory", help="budget for all processes together, e.g. 4GB")
     how.add_argument("--partition-cells", type=int, help="cells in a partition (chosen by size)")

@@ -184,7 +184,8 @@ def run(
     workers
         Worker processes (only without `client`); 0 computes in this process.
     gpu
-        One worker per GPU of this host (only without `client`); implies backend ``"cuda"`` if none is named.
+        One worker per GPU of this host (only without `client`); implies backend ``"cuda"``, or ``"krylov:cuda"`` for
+        leading modes of large cores, if none is named.
     partitions
         Compute only these partitions, in this order.
     progress
