@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Importing makes many objects and no garbage to speak of.
         gc.set_threshold(50_000)
     before = signal.getsignal(signal.SIGTERM)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Also where Ctrl-C is ignored, as shells do for what they start in the background.
+    if before is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         return int(options.execute(options) or 0)

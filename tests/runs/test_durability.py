@@ -229,10 +229,16 @@ def test_interrupted_run_is_resumable(small, tmp_path: Path) -> None:
     assert run_small(small, store).n_partitions_computed == 3
 
 
-def test_sigterm_exits_130_and_resumes(small, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_background", [False, True])
+def test_sigterm_exits_130_and_resumes(small, tmp_path: Path, in_background: bool) -> None:
     store = tmp_path / "o.zarr"
     process = subprocess.Popen(
-        command(small, store, "--workers", "1"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command(small, store, "--workers", "1"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # As a shell does for a job in the background.
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if in_background else None,
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (store.exists() and sd.status(store).n_partitions_done):
