@@ -44,7 +44,7 @@ def existing_path(path: str | Path, what: str) -> Path:
     folder = path.parent
     if not folder.is_dir():
         raise MissingFileError(f"no {what} at {path}: the folder {folder} does not exist")
-    siblings = sorted(p.name for p in folder.iterdir() if p.suffix == path.suffix)[:8]
+    siblings = sorted(p.name for p in folder.iterdir() if p.suffix == path.suffix and p.name[0] != ".")[:8]
     there = f"; files of that kind there: {', '.join(siblings)}" if siblings else ""
     raise MissingFileError(f"no {what} at {path}{there}")
 

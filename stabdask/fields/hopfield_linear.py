@@ -16,7 +16,7 @@ from stabdask.kernels.eig import EigResult, Vectors
 from stabdask.kernels.scaled import ScaledSystem, active_members, eig_scaled, gather_cores
 
 if TYPE_CHECKING:
-    from stabdask.fields.hopfield import HopfieldCluster
+    from stabdask.fields.hopfield_cluster import HopfieldCluster
     from stabdask.kernels.krylov_operator import BatchedOperator
 
 __all__ = ["ClusterModel", "HopfieldLinearization"]

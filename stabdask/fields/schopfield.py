@@ -19,7 +19,8 @@ from scipy import sparse
 from stabdask.errors import InputError, MissingKeyError, near_misses
 from stabdask.fields.base import Array
 from stabdask.fields.hill import HillParameters
-from stabdask.fields.hopfield import HopfieldCluster, HopfieldField
+from stabdask.fields.hopfield import HopfieldField
+from stabdask.fields.hopfield_cluster import HopfieldCluster
 from stabdask.fields.parameter_source import ParameterSource, open_source
 
 if TYPE_CHECKING:

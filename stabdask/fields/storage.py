@@ -14,7 +14,8 @@ import numpy as np
 
 from stabdask.errors import DamagedStoreError, MissingFileError
 from stabdask.fields.hill import HillParameters
-from stabdask.fields.hopfield import HopfieldCluster, HopfieldField
+from stabdask.fields.hopfield import HopfieldField
+from stabdask.fields.hopfield_cluster import HopfieldCluster
 from stabdask.files import existing_path, new_directory, open_group, read_names, write_array, write_names
 
 __all__ = ["field_kind", "open_field_cached", "open_hopfield", "save_hopfield", "write_hopfield"]
