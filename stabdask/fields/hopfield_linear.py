@@ -112,6 +112,7 @@ class ClusterModel:
         """
         moved = ("regulators", "weights", "gamma", "bias", "core_weights", "column_norms", "symmetric")
         arrays = {name: cupy.asarray(getattr(self, name)) for name in moved}
+        # A second W in double precision would take twice the memory of this one; products widen it as they go.
         return replace(self, **arrays, hill=self.hill.on_device(cupy), drive=arrays["weights"])
 
 
@@ -319,26 +320,21 @@ class HopfieldLinearization(Linearization):
 
     def speed(self) -> Array:
         """Return |W phi - gamma x + I|."""
-        if self._xp is not np:
-            here = self._here
-            velocity = self._activation @ here.weights.T.astype(np.float64)
-            velocity -= here.gamma * self._x
-            velocity += here.bias
-            return to_host(self._xp.sqrt(self._xp.einsum("cg,cg->c", velocity, velocity)))
-        speed = np.empty(len(self._x))
-        for first in range(0, len(speed), _SPEED_CELLS):
-            cells = slice(first, first + _SPEED_CELLS)
+        xp, speed = self._xp, np.empty(len(self._x))
+        step = _SPEED_CELLS if xp is np else max(1, len(speed))
+        for first in range(0, len(speed), step):
+            cells = slice(first, first + step)
             velocity = self._velocity(cells)
-            speed[cells] = np.sqrt(np.einsum("gc,gc->c", velocity, velocity))
+            speed[cells] = to_host(xp.sqrt(xp.einsum("gc,gc->c", velocity, velocity)))
         return speed
 
-    def _velocity(self, cells: slice) -> Array:
-        """Return the velocity of a few cells, ``(gene, cell)``: while they are few it stays in the cache."""
-        model = self._model
-        activation = np.ascontiguousarray(self._activation[cells].T)
-        velocity = np.asarray(model.drive @ activation)
-        velocity -= model.gamma[:, None] * self._x[cells].T
-        velocity += model.bias[:, None]
+    def _velocity(self, cells: slice) -> XArray:
+        """Return the velocity of some cells, ``(gene, cell)``: on a CPU, while they are few it stays in the cache."""
+        here, xp = self._here, self._xp
+        activation = xp.ascontiguousarray(self._activation[cells].T)
+        velocity = xp.asarray(here.drive @ activation)
+        velocity -= here.gamma[:, None] * self._x[cells].T
+        velocity += here.bias[:, None]
         return velocity
 
     def elements(self, effectors: Index, regulators: Index) -> Array:

@@ -117,8 +117,8 @@ def kernel_name(backend: str) -> str:
     >>> kernel_name("lapack")
     'lapack'
     """
-    name, _, device = backend.partition(":")
-    if name == "cuda" or device == "cuda":
+    name, _ = backend_parts(backend)
+    if name == "cuda":
         from stabdask.kernels.cuda_modules import current_gpu
 
         gpu = current_gpu()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -135,8 +136,15 @@ def compute_block(
     out["status"][codes == SKIPPED] = Status.NO_MODEL
     names = np.arange(n_cells) if cells is None else cells
     times = BlockTimes() if times is None else times
-    pairs = options.element_index(field)
-    on_gpu = options.on_gpu and field.on_gpu
+    compute = partial(
+        _compute_cells,
+        field=field,
+        options=options,
+        pairs=options.element_index(field),
+        audited=audited,
+        out=out,
+        times=times,
+    )
     with single_threaded_blas():
         for cluster in np.unique(codes[codes >= 0]):
             rows = np.flatnonzero(codes == cluster)
@@ -150,44 +158,55 @@ def compute_block(
             if not len(rows):
                 continue
             field.check_expression(x, int(cluster), names[rows])
-
-            def compute(
-                part: slice, x: npt.NDArray[Any] = x, rows: Index = rows, cluster: int = cluster
-            ) -> None:
-                here = _upload(x[part]) if on_gpu else x[part]
-                linear = field.linearize(here, int(cluster))
-                _compute_cluster(linear, rows[part], field, options, pairs, out, times)
-                if options.iterates and audited is not None:
-                    _audit(linear, rows[part], audited[rows[part]], options, out, times)
-
-            if on_gpu:
-                _in_gpu_batches(len(rows), field, options, x.dtype.itemsize, compute)
+            if options.on_gpu and field.on_gpu:
+                _in_gpu_batches(x, rows, field, options, partial(compute, cluster=int(cluster)))
             else:
-                compute(slice(None))
+                compute(x, rows, cluster=int(cluster))
     return out
 
 
-def _upload(x: npt.NDArray[Any]) -> XArray:
-    from stabdask.kernels import cuda
-
-    return cuda.upload(x)
+def _compute_cells(
+    x: XArray,
+    rows: Index,
+    *,
+    cluster: int,
+    field: Field,
+    options: Options,
+    pairs: tuple[Index, Index],
+    audited: npt.NDArray[np.bool_] | None,
+    out: dict[str, npt.NDArray[Any]],
+    times: BlockTimes,
+) -> None:
+    """Compute cells of one cluster where their expression is, and fill `out` at `rows`."""
+    linear = field.linearize(x, cluster)
+    _compute_cluster(linear, rows, field, options, pairs, out, times)
+    if options.iterates and audited is not None:
+        _audit(linear, rows, audited[rows], options, out, times)
 
 
 def _in_gpu_batches(
-    n_cells: int, field: Field, options: Options, itemsize: int, compute: Callable[[slice], None]
+    x: npt.NDArray[Any],
+    rows: Index,
+    field: Field,
+    options: Options,
+    compute: Callable[[XArray, Index], None],
 ) -> None:
-    """Compute many cells at a time on the GPU: their expression, velocity, spectra and vectors."""
+    """Bring many cells at a time to the GPU, and `compute` there velocities, spectra and vectors."""
     from stabdask.kernels import cuda
 
     k = field.largest_core
     vectors = (
         0 if options.vectors == "none" else 16 * options.vector_modes(field) * (6 * field.n_genes + 2 * k)
     )
-    cell_bytes = (itemsize + 3 * 8) * field.n_genes + 16 * 8 * len(field.regulator_index) + 16 * k + vectors
-    # As many whatever the memory: products of matrices have other last bits with another number of rows.
-    at_once = max(1, _GPU_BYTES // cell_bytes)
+    over_genes, over_regulators = x.dtype.itemsize + 3 * 8, 16 * 8
+    cell_bytes = over_genes * field.n_genes + over_regulators * len(field.regulator_index) + 16 * k + vectors
     cuda.in_batches(
-        n_cells, cell_bytes, compute, what=f"cells with cores of order up to {k}", at_once=at_once
+        len(rows),
+        cell_bytes,
+        lambda part: compute(cuda.upload(x[part]), rows[part]),
+        what=f"cells with cores of order up to {k}",
+        # As many whatever the memory: products of matrices have other last bits with another number of rows.
+        at_once=max(1, _GPU_BYTES // cell_bytes),
     )
 
 
@@ -291,15 +310,8 @@ def _solve_batch(
         if name in out:
             out[name][rows] = values
     if result.right is not None:
-        xp = array_module(result.right)
-        shown = result.right.shape[1]
-        values = result.eigenvalues[:, :shown]
-        missing = xp.isnan(values.real)
-        lifted, degenerate = linear.lift_right(members, xp.where(missing, 0.0, values), result.right)
-        _write_vectors(out["right_vector"], rows, lifted, missing)
-        out["status"][rows[degenerate & (result.status == Status.OK)]] = Status.DEFECTIVE
-        if result.left is not None:
-            _write_vectors(out["left_vector"], rows, linear.lift_left(members, result.left), missing)
+        values = result.eigenvalues[:, : result.right.shape[1]]
+        _write_lifted(linear, members, rows, values, result.right, result.left, out)
     times.lift_s += time.perf_counter() - solved
     return _leading(result.eigenvalues)
 
@@ -333,16 +345,14 @@ def _iterate_batch(
     if result.right is not None:
         shown = out["right_vector"].shape[1]
         values = result.eigenvalues[:, :shown]
-        missing = np.isnan(values.real)
-
-        def of_core(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return linear.core_vectors(members, np.where(missing[:, :, None], 0.0, vectors[:, :shown]))
-
-        lifted, degenerate = linear.lift_right(members, np.where(missing, 0.0, values), of_core(result.right))
-        _write_vectors(out["right_vector"], rows, lifted, missing)
-        out["status"][rows[degenerate & (result.status == Status.OK)]] = Status.DEFECTIVE
-        if result.left is not None:
-            _write_vectors(out["left_vector"], rows, linear.lift_left(members, of_core(result.left)), missing)
+        present = ~np.isnan(values.real)[:, :, None]
+        right, left = (
+            None
+            if vectors is None
+            else linear.core_vectors(members, np.where(present, vectors[:, :shown], 0.0))
+            for vectors in (result.right, result.left)
+        )
+        _write_lifted(linear, members, rows, values, right, left, out)
     times.lift_s += time.perf_counter() - solved
     return _leading(result.eigenvalues), result.start if result.start is not None else state
 
@@ -364,6 +374,25 @@ def _audit(
     out["audit_difference"][rows[members]] = difference
     out["audit_missed"][rows[members]] = missed
     times.audit_s += time.perf_counter() - begin
+
+
+def _write_lifted(
+    linear: Linearization,
+    members: Index,
+    rows: Index,
+    values: XArray,
+    right: XArray,
+    left: XArray | None,
+    out: dict[str, npt.NDArray[Any]],
+) -> None:
+    """Lift vectors of cores to all genes and write them at `rows`; NaN where there is no eigenvalue."""
+    xp = array_module(values)
+    missing = xp.isnan(values.real)
+    lifted, degenerate = linear.lift_right(members, xp.where(missing, 0.0, values), right)
+    _write_vectors(out["right_vector"], rows, lifted, missing)
+    out["status"][rows[degenerate & (out["status"][rows] == Status.OK)]] = Status.DEFECTIVE
+    if left is not None:
+        _write_vectors(out["left_vector"], rows, linear.lift_left(members, left), missing)
 
 
 def _write_vectors(target: npt.NDArray[Any], rows: Index, lifted: XArray, missing: XArray) -> None:

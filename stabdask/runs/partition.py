@@ -155,7 +155,7 @@ def run_partition(task: PartitionTask) -> Receipt:
         audit=_audit_counts(out),
         checksums=checksums,
         versions=package_versions(),
-        kernel=kernel_name(spec.options.backend),
+        kernel=kernel_name("cuda" if spec.options.on_gpu else spec.options.backend),
     )
     write_receipt(task.store, receipt)
     return receipt

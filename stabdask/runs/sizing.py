@@ -97,16 +97,13 @@ def task_bytes(expression: da.Array, field: Field, options: Options, partition_c
         batch = leading_batch_cells(options, field)
         # Bases in two precisions for a while, and one dense core of an audited cell with LAPACK's copies.
         cores = int(1.5 * BASIS_BYTES) + 6 * 8 * k * k
-        vectors = (
-            0 if options.vectors == "none" else 5 * batch * options.vector_modes(field) * field.n_genes * 16
-        )
     elif options.vectors == "none":
         # Cores are solved a few megabytes at a time, or never formed.
         cores = solver + batch * 8 * (4 * len(field.regulator_index) + 6 * k)
-        vectors = 0
     else:
         cores = solver + 12 * batch * k * k * 8
-        vectors = 5 * batch * options.vector_modes(field) * field.n_genes * 16
+    lifted = batch * options.vector_modes(field) * field.n_genes * 16
+    vectors = 0 if options.vectors == "none" else 5 * lifted
     closed = block * field.cell_bytes(expression.dtype.itemsize)
     # The chunk is held while it is made dense and cut, and so are those that make up a block; results are held
     # once more while they are written.

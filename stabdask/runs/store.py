@@ -51,18 +51,13 @@ __all__ = [
 _FORMAT = "stabdask_format"
 _WRITERS = 3
 """Arrays of a partition written at a time: most are small, and wait for Zarr's threads and for the disk."""
+_version = cache(version)  # each takes a parse of the package's metadata
 _PACKAGES = ("stabdask", "numpy", "scipy", "dask", "distributed", "zarr", "anndata", "xarray")
 
 
 def package_versions() -> dict[str, str]:
     """Return the versions of what the results depend on."""
-    return dict(_versions())
-
-
-@cache
-def _versions() -> tuple[tuple[str, str], ...]:
-    # Read once: each takes a parse of the package's metadata.
-    return tuple((name, version(name)) for name in _PACKAGES)
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def field_path(store: str | Path) -> Path:
