@@ -18,6 +18,8 @@ __all__ = [
     "CLOSED_FORM_QUANTITIES",
     "DEFAULT_QUANTITIES",
     "FORMAT_VERSION",
+    "MODE_QUANTITIES",
+    "QUANTITIES",
     "SCALARS",
     "SPECTRAL_QUANTITIES",
     "VARIABLES",
@@ -33,6 +35,16 @@ FORMAT_VERSION = 1
 """Version of the store layout; raised whenever an older reader could misread a newer store."""
 
 Kind = Literal["complex", "float", "count", "flag", "code"]
+Needs = Literal[
+    "always",
+    "closed form",
+    "determinant",
+    "spectrum",
+    "complete spectrum",
+    "vectors",
+    "both vectors",
+    "audit",
+]
 
 
 class Status(IntEnum):
@@ -72,7 +84,12 @@ class Variable:
     units, long_name, description
         The xarray attributes.
     needs
-        ``closed form``, ``spectrum``, ``vectors``, ``audit`` or ``always``: what has to be computed for it.
+        What has to be computed for it: ``always`` there, a ``closed form``, a ``determinant``, the ``spectrum``, all
+        of it (``complete spectrum``), right ``vectors``, right and left ones (``both vectors``), or the ``audit``.
+    source
+        Where the definition is from.
+    on_request
+        Whether it is computed only where it is named.
     """
 
     name: str
@@ -81,7 +98,9 @@ class Variable:
     units: str
     long_name: str
     description: str
-    needs: Literal["always", "closed form", "spectrum", "vectors", "audit"]
+    needs: Needs
+    source: str = ""
+    on_request: bool = False
 
     def dtype(self, precision: str = "float64") -> np.dtype[np.generic]:
         """Return the NumPy dtype in memory and in the store for eigensolver precision `precision`."""
@@ -107,9 +126,15 @@ class Variable:
         return np.full(shape, self.fill, dtype=self.dtype(precision))
 
     @property
+    def per_partition(self) -> bool:
+        """Whether it has an entry for each partition of a run, not for each cell."""
+        return self.dims[0] == "partition"
+
+    @property
     def attrs(self) -> dict[str, str]:
         """Return the xarray attributes."""
-        return {"long_name": self.long_name, "units": self.units, "description": self.description}
+        attrs = {"long_name": self.long_name, "units": self.units, "description": self.description}
+        return {**attrs, "references": self.source} if self.source else attrs
 
 
 def count_failed(counts: Mapping[int, int]) -> int:
@@ -135,6 +160,14 @@ def counts_text(counts: Mapping[int, int]) -> str:
 
 _PER_TIME = "1/time"
 _CELL = ("cell",)
+_PARTS = ("partition", "cluster")
+_NEUBERT = "Neubert & Caswell 1997, Ecology 78:653"
+_HENRICI = "Henrici 1962, Numerische Mathematik 4:24; Trefethen & Embree 2005, Spectra and Pseudospectra"
+_WILKINSON = (
+    "Wilkinson 1965, The Algebraic Eigenvalue Problem; Golub & Van Loan 2013, Matrix Computations, 7.2"
+)
+_PARTICIPATION = "Perez-Arriaga, Verghese & Schweppe 1982, IEEE Trans. Power Apparatus and Systems 101:3117"
+_SENSITIVITY = "Caswell 2001, Matrix Population Models, 9.1; Wilkinson 1965, The Algebraic Eigenvalue Problem"
 
 _REGISTRY: tuple[Variable, ...] = (
     Variable(
@@ -189,9 +222,33 @@ _REGISTRY: tuple[Variable, ...] = (
         "closed form",
     ),
     Variable(
+        "logabsdet", _CELL, "float", "log(1/time^n)", "log |det J|",
+        "Natural logarithm of the absolute value of the determinant of the Jacobian of n genes, over the complete "
+        "spectrum. Very low beside other cells: an eigenvalue near zero, a direction that the field hardly restores.",
+        "determinant",
+    ),
+    Variable(
+        "det_sign", _CELL, "float", "1", "sign of det J",
+        "-1, 0 or 1. For n genes, all modes stable gives (-1)^n; the other sign means an odd number of real unstable "
+        "modes. It flips where a real eigenvalue crosses zero, as at a saddle-node bifurcation.",
+        "determinant", "Strogatz 2015, Nonlinear Dynamics and Chaos, 8.1",
+    ),
+    Variable(
         "rotational_norm", _CELL, "float", _PER_TIME, "norm of the rotational part",
         "Frobenius norm of the antisymmetric part (J - J^T)/2 of the Jacobian.",
         "closed form",
+    ),
+    Variable(
+        "henrici", _CELL, "float", _PER_TIME, "Henrici departure from normality",
+        "sqrt(|J|_F^2 - sum |lambda|^2) over the complete spectrum. 0 for a normal Jacobian, whose eigenvalues tell "
+        "all; the larger it is beside |lambda|, the more transients can do that eigenvalues do not show.",
+        "complete spectrum", _HENRICI,
+    ),
+    Variable(
+        "reactivity", _CELL, "float", _PER_TIME, "reactivity",
+        "Largest eigenvalue of (J + J^T)/2: the fastest rate at which any small displacement grows at first. Positive "
+        "beside a negative spectral abscissa: displacements grow before they decay. Never below the abscissa.",
+        "closed form", _NEUBERT, on_request=True,
     ),
     Variable(
         "speed", _CELL, "float", "expression/time", "speed",
@@ -214,6 +271,61 @@ _REGISTRY: tuple[Variable, ...] = (
         "1 where the regulator spans the core of the cell (a nonzero column of W and a nonzero slope of its "
         "activation), 0 elsewhere.",
         "always",
+    ),
+    Variable(
+        "eigenvalue_condition", ("cell", "vector_mode"), "float", "1", "condition number of eigenvalues",
+        "|x| |y| / |y^H x| of the right and left eigenvectors x and y of the Jacobian. A change of J by a small E "
+        "moves the eigenvalue by at most this times |E|: 1 is best, large means the fit hardly determines it.",
+        "both vectors", _WILKINSON, on_request=True,
+    ),
+    Variable(
+        "participation", ("cell", "vector_mode", "regulator"), "complex", "1", "participation factors",
+        "conj(y_i) x_i / (y^H x): how much the mode is gene i's; sums to 1. Its real part is minus the derivative of "
+        "the mode's real part by gene i's degradation rate. Exactly 0 for genes that are no active regulators.",
+        "both vectors", _PARTICIPATION, on_request=True,
+    ),
+    Variable(
+        "top_edge_effector", ("cell", "edge_rank"), "count", "1", "effector of the edges that matter most",
+        "Position among the regulators of the effector of the edges with the largest sensitivity in the cell, among "
+        "edges of its network; -1 for none.",
+        "both vectors", on_request=True,
+    ),
+    Variable(
+        "top_edge_regulator", ("cell", "edge_rank"), "count", "1", "regulator of the edges that matter most",
+        "Position among the regulators of the regulator of these edges; -1 for none.",
+        "both vectors", on_request=True,
+    ),
+    Variable(
+        "top_edge_sensitivity", ("cell", "edge_rank"), "float", "1/expression", "sensitivity to these edges",
+        "d Re(lambda) / d W_ij of the leading mode of the core. Positive: strengthening the edge destabilizes the cell "
+        "(for an inhibiting edge, weakening it does).",
+        "both vectors", _SENSITIVITY, on_request=True,
+    ),
+    Variable(
+        "driver_cells", (*_PARTS, "vector_mode"), "count", "1", "cells in the means of drivers",
+        "Number of cells of the cluster, in the partition, whose mode has both vectors and is not defective.",
+        "both vectors", on_request=True,
+    ),
+    Variable(
+        "participation_sum", (*_PARTS, "vector_mode", "regulator"), "float", "1", "sum of participation",
+        "Sum over those cells of the real part of participation.",
+        "both vectors", _PARTICIPATION, on_request=True,
+    ),
+    Variable(
+        "participation_squares", (*_PARTS, "vector_mode", "regulator"), "float", "1", "sum of squared participation",
+        "Sum over those cells of the square of the real part of participation.",
+        "both vectors", _PARTICIPATION, on_request=True,
+    ),
+    Variable(
+        "sensitivity_sum", (*_PARTS, "core_effector", "regulator"), "float", "1/expression", "sum of sensitivity",
+        "Sum over those cells of d Re(lambda) / d W_ij = Re(conj(y_i) phi'_j x_j / (y^H x)) of the leading mode.",
+        "both vectors", _SENSITIVITY, on_request=True,
+    ),
+    Variable(
+        "sensitivity_squares", (*_PARTS, "core_effector", "regulator"), "float", "1/expression^2",
+        "sum of squared sensitivity",
+        "Sum over those cells of the square of that.",
+        "both vectors", _SENSITIVITY, on_request=True,
     ),
     Variable(
         "residual", _CELL, "float", "1", "largest relative residual",
@@ -253,12 +365,36 @@ SCALARS: tuple[str, ...] = tuple(
 )
 """Names of the numbers there is one of per cell: what summaries and exports use."""
 
-CLOSED_FORM_QUANTITIES: tuple[str, ...] = tuple(v.name for v in _REGISTRY if v.needs == "closed form")
-SPECTRAL_QUANTITIES: tuple[str, ...] = tuple(
-    v.name for v in _REGISTRY if v.needs == "spectrum" and v.name != "eigenvalue"
+CLOSED_FORM_QUANTITIES: tuple[str, ...] = tuple(
+    v.name for v in _REGISTRY if v.needs in ("closed form", "determinant")
 )
-DEFAULT_QUANTITIES: tuple[str, ...] = tuple(name for name in SCALARS if name != "residual")
+"""What can be had without a spectrum."""
+
+SPECTRAL_QUANTITIES: tuple[str, ...] = tuple(
+    v.name
+    for v in _REGISTRY
+    if v.needs in ("spectrum", "complete spectrum", "determinant") and v.name != "eigenvalue"
+)
+DEFAULT_QUANTITIES: tuple[str, ...] = tuple(
+    name for name in SCALARS if name != "residual" and not VARIABLES[name].on_request
+)
 """What is computed when nothing is asked for (residuals come with vectors, elements with pairs)."""
+
+_PARTICIPATION_MEANS = ("driver_cells", "participation_sum", "participation_squares")
+_SENSITIVITY_MEANS = ("driver_cells", "sensitivity_sum", "sensitivity_squares")
+_TOP_EDGES = ("top_edge_effector", "top_edge_regulator", "top_edge_sensitivity")
+
+MODE_QUANTITIES: dict[str, tuple[str, ...]] = {
+    "eigenvalue_condition": ("eigenvalue_condition",),
+    "participation": ("participation", *_PARTICIPATION_MEANS),
+    "participation_mean": _PARTICIPATION_MEANS,
+    "sensitivity": (*_TOP_EDGES, *_SENSITIVITY_MEANS),
+    "sensitivity_mean": _SENSITIVITY_MEANS,
+}
+"""What may be asked for beside scalars, and the variables each is made of. All need right and left vectors of cores."""
+
+QUANTITIES: tuple[str, ...] = (*SCALARS, *MODE_QUANTITIES)
+"""All that may be asked for by name."""
 
 
 def variable_table() -> str:
@@ -267,8 +403,10 @@ def variable_table() -> str:
     Examples
     --------
     >>> print(variable_table().splitlines()[0])
-    | name | dimensions | units | meaning |
+    | name | dimensions | units | meaning | source |
     """
-    rows = ["| name | dimensions | units | meaning |", "|---|---|---|---|"]
-    rows += [f"| `{v.name}` | {', '.join(v.dims)} | {v.units} | {v.description} |" for v in _REGISTRY]
+    rows = ["| name | dimensions | units | meaning | source |", "|---|---|---|---|---|"]
+    rows += [
+        f"| `{v.name}` | {', '.join(v.dims)} | {v.units} | {v.description} | {v.source} |" for v in _REGISTRY
+    ]
     return "\n".join(rows)

@@ -20,6 +20,9 @@ __all__ = ["Array", "Field", "Linearization"]
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
+_CORE_BYTES = 8 * 2**20
+"""Cores that are formed together where no eigensolver forms them."""
+
 
 class Linearization(ABC):
     """The Jacobians of some cells of one cluster, never formed.
@@ -108,6 +111,26 @@ class Linearization(ABC):
         """Return how many eigenvalues outside the core are above `tolerance` and below minus it."""
 
     @abstractmethod
+    def rest_determinant(self) -> tuple[Array, Array]:
+        """Return log|d| and the sign of d, the product of the eigenvalues outside the core, each ``(cell,)``."""
+
+    def core_determinant(self) -> tuple[Array, Array]:
+        """Return log|det C| and the sign of det C of each core, each ``(cell,)``, by LU factorization."""
+        sizes = self.sizes
+        k = int(sizes.max(initial=0))
+        logs, signs = np.zeros(len(sizes)), np.ones(len(sizes))
+        step = max(1, _CORE_BYTES // (8 * max(1, k * k)))
+        for first in range(0, len(sizes), step):
+            cells = np.arange(first, min(first + step, len(sizes)))
+            cores = self.cores(cells)
+            width = cores.shape[1]
+            diagonal = np.arange(width)
+            # Ones on the diagonal of the padding change no determinant.
+            cores[:, diagonal, diagonal] += diagonal >= sizes[cells][:, None]
+            signs[cells], logs[cells] = np.linalg.slogdet(cores)
+        return logs, signs
+
+    @abstractmethod
     def trace(self) -> Array:
         """Return the trace of each Jacobian, ``(cell,)``."""
 
@@ -116,12 +139,42 @@ class Linearization(ABC):
         """Return the Frobenius norm of the antisymmetric part of each Jacobian, ``(cell,)``."""
 
     @abstractmethod
+    def squares_beyond_rest(self) -> Array:
+        """Return the squared Frobenius norm of J less the squares of the eigenvalues outside the core, ``(cell,)``."""
+
+    @abstractmethod
+    def reactivity(self) -> Array:
+        """Return the largest eigenvalue of (J + J^T)/2, ``(cell,)``; NaN where it was not found."""
+
+    @abstractmethod
     def speed(self) -> Array:
         """Return the norm of the velocity, ``(cell,)``."""
 
     @abstractmethod
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return ``J[effectors[p], regulators[p]]`` for each pair of genes p, ``(cell, pair)``."""
+
+    @abstractmethod
+    def participation(
+        self, cells: Index, right: npt.NDArray[Any], left: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
+        """Return the participation factors of modes of cores, ``(len(cells), mode, regulator)``, on the host.
+
+        `right` and `left` are vectors of the cores, ``(len(cells), mode, k)``. NaN where y^H x is 0.
+        """
+
+    @abstractmethod
+    def edge_factors(
+        self, cells: Index, right: npt.NDArray[Any], left: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return a and b with d lambda / d W_ij = a_i b_j, each ``(len(cells), regulator)``, on the host.
+
+        `right` and `left` are vectors of the cores for one mode, ``(len(cells), k)``. NaN where y^H x is 0.
+        """
+
+    @abstractmethod
+    def edges(self) -> tuple[Index, Index]:
+        """Return effectors and regulators of the edges among regulators, as positions among the field's regulators."""
 
     @abstractmethod
     def near_switch_count(self) -> npt.NDArray[np.intp]:
@@ -184,6 +237,10 @@ class Field(ABC):
     @abstractmethod
     def rest_eigenvalues(self, cluster: int) -> Array:
         """Return, per gene, the eigenvalue the Jacobian has for it while it is outside the core."""
+
+    @abstractmethod
+    def regulator_weights(self, cluster: int) -> Array:
+        """Return W among the regulators, ``(effector, regulator)``, zero where there is no edge."""
 
     @abstractmethod
     def velocity(self, x: npt.ArrayLike, cluster: str) -> Array:

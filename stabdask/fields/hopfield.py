@@ -20,7 +20,8 @@ from stabdask.kernels.arrays import array_module
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stabdask.fields.hopfield_linear import ClusterModel, HopfieldLinearization
+    from stabdask.fields.hopfield_linear import HopfieldLinearization
+    from stabdask.fields.hopfield_model import ClusterModel
 
 __all__ = ["HopfieldCluster", "HopfieldField"]
 
@@ -222,11 +223,18 @@ class HopfieldField(Field):
 
     def model(self, cluster: int) -> ClusterModel:
         """Return what is derived from the parameters of cluster number `cluster`, made once per process."""
-        from stabdask.fields.hopfield_linear import ClusterModel
+        from stabdask.fields.hopfield_model import ClusterModel
 
         if cluster not in self._models:
             self._models[cluster] = ClusterModel.of(self.parameters[cluster], self.regulator_index)
         return self._models[cluster]
+
+    def regulator_weights(self, cluster: int) -> Array:
+        """Return W among the regulators, ``(effector, regulator)``, in units of expression/time."""
+        model = self.model(cluster)
+        out = np.zeros((model.n_union, model.n_union))
+        out[:, model.columns] = model.weights[self.regulator_index]
+        return out
 
     def rest_eigenvalues(self, cluster: int) -> Array:
         """Return -gamma, ``(gene,)``: a gene outside the core only decays."""

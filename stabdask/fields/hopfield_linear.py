@@ -2,118 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from stabdask.fields.base import Array, Index, Linearization
-from stabdask.fields.hill import HillParameters
+from stabdask.fields.hopfield_model import ClusterModel
 from stabdask.kernels.arrays import XArray, array_module, to_host
 from stabdask.kernels.eig import EigResult, Vectors
-from stabdask.kernels.scaled import ScaledSystem, active_members, eig_scaled, gather_cores
+from stabdask.kernels.scaled import active_members, eig_scaled, gather_cores
 
 if TYPE_CHECKING:
-    from stabdask.fields.hopfield_cluster import HopfieldCluster
     from stabdask.kernels.krylov_operator import BatchedOperator
 
-__all__ = ["ClusterModel", "HopfieldLinearization"]
+__all__ = ["HopfieldLinearization"]
 
 _CANCELLATION = 1e-8
 """Below this ratio of the difference to its terms, the rotational norm is recomputed without cancellation."""
-
-
-_SPARSE = 0.15
-"""Below this share of entries that are not zero, a sparse product is quicker than a dense one."""
 _SPEED_CELLS = 64
-
-
-def _sparse_or_dense(weights: npt.NDArray[np.floating[Any]]) -> Any:
-    import scipy.sparse
-
-    share = np.count_nonzero(weights) / max(1, weights.size)
-    return (
-        scipy.sparse.csr_array(weights, dtype=np.float64) if share < _SPARSE else weights.astype(np.float64)
-    )
-
-
-@dataclass(frozen=True)
-class ClusterModel:
-    """What one cluster's parameters imply for every cell of it.
-
-    Attributes
-    ----------
-    n_union
-        Number of regulators of the field (over all clusters).
-    columns
-        ``(r,)`` positions of this cluster's regulators among the field's.
-    regulators, weights, gamma, bias, hill
-        As in `HopfieldCluster`, with `hill` for the regulators only.
-    core_weights
-        ``(r, r)``: W restricted to regulators.
-    system
-        What the cores of all cells have in common.
-    drive
-        W in double precision, sparse where most of it is zero.
-    column_norms
-        ``(r,)``: sum over effectors of W_ij^2; `outside_norms` the same over genes that do not regulate.
-    symmetric
-        ``(r, r)``: W_RR o W_RR^T.
-    rest
-        Eigenvalues -gamma of the genes that do not regulate, descending.
-    """
-
-    n_union: int
-    columns: Index
-    regulators: Index
-    weights: npt.NDArray[np.floating[Any]]
-    gamma: Array
-    bias: Array
-    hill: HillParameters
-    core_weights: Array
-    system: ScaledSystem
-    drive: Any
-    column_norms: Array
-    outside_norms: Array
-    symmetric: Array
-    rest: Array
-
-    @classmethod
-    def of(cls, p: HopfieldCluster, union: Index) -> ClusterModel:
-        """Derive the model of a cluster from its parameters and the field's regulators."""
-        core = p.weights[p.regulators].astype(np.float64)
-        norms = np.einsum("ij,ij->j", p.weights, p.weights, dtype=np.float64)
-        outside = np.ones(len(p.gamma), dtype=bool)
-        outside[p.regulators] = False
-        rows = p.weights[outside]
-        return cls(
-            n_union=len(union),
-            columns=np.searchsorted(union, p.regulators),
-            regulators=p.regulators,
-            weights=p.weights,
-            gamma=p.gamma,
-            bias=p.bias,
-            hill=p.hill.take(p.regulators),
-            core_weights=core,
-            system=ScaledSystem.of(core, p.gamma[p.regulators]),
-            drive=_sparse_or_dense(p.weights),
-            column_norms=norms,
-            outside_norms=np.einsum("ij,ij->j", rows, rows, dtype=np.float64),
-            symmetric=core * core.T,
-            rest=np.sort(-p.gamma[outside])[::-1],
-        )
-
-    def on_device(self, cupy: Any) -> ClusterModel:
-        """Return the model with what cells are computed from on the current GPU, W in its own precision.
-
-        What is looked at once a cluster (`columns`, `system`, `outside_norms`, `rest`) stays on the host.
-        """
-        moved = ("regulators", "weights", "gamma", "bias", "core_weights", "column_norms", "symmetric")
-        arrays = {name: cupy.asarray(getattr(self, name)) for name in moved}
-        # A second W in double precision would take twice the memory of this one; products widen it as they go.
-        return replace(self, **arrays, hill=self.hill.on_device(cupy), drive=arrays["weights"])
 
 
 class HopfieldLinearization(Linearization):
@@ -295,6 +204,18 @@ class HopfieldLinearization(Linearization):
             count(values < -tolerance, model.rest < -tolerance),
         )
 
+    def rest_determinant(self) -> tuple[Array, Array]:
+        """Return the product of -gamma outside the core; see `Linearization.rest_determinant`."""
+        model = self._model
+        own = model.gamma[model.regulators]
+        inactive = ~self._own
+        zero = own == 0
+        logs = inactive @ np.log(np.where(zero, 1.0, np.abs(own)))
+        negative = inactive @ (own > 0).astype(np.intp) + np.count_nonzero(model.rest < 0)
+        vanishes = (inactive[:, zero]).any(axis=1) | bool((model.rest == 0).any())
+        logs += np.log(np.abs(model.rest[model.rest != 0])).sum()
+        return np.where(vanishes, -np.inf, logs), np.where(vanishes, 0.0, 1.0 - 2.0 * (negative % 2))
+
     def trace(self) -> Array:
         """Return sum_j W_jj phi'_j - sum_j gamma_j."""
         driven = to_host(self._slope @ self._xp.diagonal(self._here.core_weights))
@@ -317,6 +238,79 @@ class HopfieldLinearization(Linearization):
             inner = 0.25 * np.sum((scaled - scaled.T) ** 2)
             out[cell] = np.sqrt(inner + 0.5 * (own**2 @ model.outside_norms))
         return out
+
+    def squares_beyond_rest(self) -> Array:
+        """Return sum_j phi'_j^2 |W_:j|^2 - 2 sum_j gamma_j W_jj phi'_j + sum of gamma_j^2 over the core."""
+        model, here, slope = self._model, self._here, self._slope
+        own = model.gamma[model.regulators]
+        loops = here.gamma[here.regulators] * self._xp.diagonal(here.core_weights)
+        driven = to_host(slope**2 @ here.column_norms - 2.0 * (slope @ loops))
+        squares: Array = driven + self._own @ own**2
+        return squares
+
+    def reactivity(self) -> Array:
+        """Return the largest eigenvalue of (J + J^T)/2, from products with W and with its transpose."""
+        from stabdask.kernels.lanczos import largest_eigenvalues, matrices_at_once
+
+        model, n = self._model, len(self._model.gamma)
+        bound = np.sqrt(to_host(self._slope**2 @ self._here.column_norms)) + np.abs(model.gamma).max(
+            initial=0.0
+        )
+        values = np.empty(len(bound))
+        step = matrices_at_once(n)
+        for first in range(0, len(bound), step):
+            cells = np.arange(first, min(first + step, len(bound)))
+            values[cells] = largest_eigenvalues(
+                partial(self._symmetric_product, cells),
+                batch=len(cells),
+                n=n,
+                scale=bound[cells],
+                xp=self._xp,
+            )
+        return values
+
+    def _symmetric_product(self, cells: Index, x: XArray, members: Index) -> XArray:
+        """Return (J + J^T)/2 x for some of `cells`, one vector each, ``(len(members), gene)``."""
+        here, xp = self._here, self._xp
+        slope = self._slope[self._rows(cells[members])]
+        regulators = x[:, here.regulators]
+        y = xp.ascontiguousarray((here.drive @ xp.ascontiguousarray((slope * regulators).T)).T)
+        y[:, here.regulators] += slope * (here.drive.T @ xp.ascontiguousarray(x.T)).T
+        return 0.5 * y - here.gamma * x
+
+    def participation(self, cells: Index, right: XArray, left: XArray) -> npt.NDArray[Any]:
+        """Return conj(y_i) x_i / (y^H x); see `Linearization.participation`."""
+        right, left = self._xp.asarray(right), self._xp.asarray(left)
+        shares = to_host(left.conj() * right).astype(np.complex128)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares /= shares.sum(axis=2, keepdims=True)
+        return self._spread(to_host(self._scatter(self._rows(cells), self._xp.asarray(shares))))
+
+    def edge_factors(
+        self, cells: Index, right: XArray, left: XArray
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return conj(y_i) / (y^H x) and phi'_j x_j; see `Linearization.edge_factors`."""
+        xp, rows = self._xp, self._rows(cells)
+        right, left = (
+            to_host(self._scatter(rows, xp.asarray(vectors)[:, None, :]))[:, 0].astype(np.complex128)
+            for vectors in (right, left)
+        )
+        effect = left.conj()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            effect = effect / np.einsum("cj,cj->c", effect, right)[:, None]
+        return self._spread(effect), self._spread(self._host_slope[cells] * right)
+
+    def _spread(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Put values over the cluster's regulators, on the last axis, among those of the field."""
+        out = np.zeros((*values.shape[:-1], self._model.n_union), dtype=values.dtype)
+        out[..., self._model.columns] = values
+        return out
+
+    def edges(self) -> tuple[Index, Index]:
+        """Return where W among regulators is not zero; see `Linearization.edges`."""
+        model = self._model
+        effectors, regulators = np.nonzero(model.core_weights)
+        return model.columns[effectors], model.columns[regulators]
 
     def speed(self) -> Array:
         """Return |W phi - gamma x + I|."""

@@ -14,11 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.fields.base import Array, Field, Index, Linearization
-from stabdask.kernels.arrays import XArray, array_module, to_host
-from stabdask.kernels.eig import canonical_phase
+from stabdask.fields.base import Field, Index, Linearization
+from stabdask.kernels.arrays import XArray, to_host
 from stabdask.kernels.threads import single_threaded_blas
-from stabdask.runs.options import Options
+from stabdask.runs.modes import CoreModes, write_modes
+from stabdask.runs.options import TOP_EDGES, Options
+from stabdask.runs.scalars import (
+    TOP,
+    complete_determinants,
+    leading,
+    write_core_determinants,
+    write_core_scalars,
+    write_spectral_scalars,
+)
 from stabdask.schema import VARIABLES, Status
 
 __all__ = [
@@ -39,7 +47,6 @@ _BATCH_BYTES = 8 * 2**20
 _MOST_CELLS = 1024
 _GPU_BYTES = 2**31
 """What cells that are computed together on a GPU may take of its memory."""
-_TOP = 3  # a conjugate pair and what follows it: enough for the abscissa, its frequency and the gap
 
 
 @dataclass
@@ -52,23 +59,43 @@ class BlockTimes:
     audit_s: float = 0.0
 
 
-def output_shapes(options: Options, field: Field, n_cells: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every variable for `n_cells` cells."""
+def output_shapes(
+    options: Options,
+    field: Field,
+    n_cells: int,
+    *,
+    n_labels: int | None = None,
+    n_partitions: int = 1,
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every variable for `n_cells` cells with `n_labels` cluster labels (those of the field)."""
     sizes = {
+        "partition": n_partitions,
+        "cluster": len(field.clusters) if n_labels is None else n_labels,
         "cell": n_cells,
         "mode": options.stored_modes(field),
         "vector_mode": options.vector_modes(field),
         "gene": field.n_genes,
         "regulator": len(field.regulator_index),
+        "core_effector": len(field.regulator_index),
+        "edge_rank": TOP_EDGES,
         "pair": len(options.elements),
     }
     return {name: tuple(sizes[dim] for dim in VARIABLES[name].dims) for name in options.variables()}
 
 
-def empty_arrays(options: Options, field: Field, n_cells: int) -> dict[str, npt.NDArray[Any]]:
-    """Return an array for every variable of `n_cells` cells, filled with what says that nothing is known."""
-    shapes = output_shapes(options, field, n_cells)
-    return {name: VARIABLES[name].empty(shape, options.dtype) for name, shape in shapes.items()}
+def empty_arrays(
+    options: Options, field: Field, n_cells: int, *, n_labels: int | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Return an array for every variable of `n_cells` cells, filled with what says that nothing is known.
+
+    Sums over the cells of a partition are zero: nothing has been added to them.
+    """
+    shapes = output_shapes(options, field, n_cells, n_labels=n_labels)
+    arrays = {name: VARIABLES[name].empty(shape, options.dtype) for name, shape in shapes.items()}
+    for name in arrays:
+        if VARIABLES[name].per_partition:
+            arrays[name][...] = 0
+    return arrays
 
 
 def batch_cells(options: Options, field: Field) -> int:
@@ -76,7 +103,7 @@ def batch_cells(options: Options, field: Field) -> int:
 
     It depends on the field and the options alone, never on memory or workers, so that results do not.
     """
-    if options.vectors == "none":
+    if options.solved_vectors == "none":
         return _MOST_CELLS
     k = max(1, field.largest_core)
     per_cell = 40 * k * k + 16 * options.vector_modes(field) * (2 * field.n_genes + k)
@@ -89,6 +116,7 @@ def compute_block(
     field: Field,
     options: Options,
     *,
+    labels: npt.NDArray[np.integer[Any]] | None = None,
     columns: npt.NDArray[np.intp] | None = None,
     cells: npt.NDArray[Any] | None = None,
     audited: npt.NDArray[np.bool_] | None = None,
@@ -108,6 +136,8 @@ def compute_block(
         The velocity field.
     options
         What to compute.
+    labels
+        ``(cell,)``: number of each cell's label in means over clusters, where that is not its cluster in the field.
     columns
         ``(field gene,)`` positions of the field's genes among those of `expression`; None if the same.
     cells
@@ -117,7 +147,7 @@ def compute_block(
     times
         Filled with the seconds spent, if given.
     out
-        Where to put the results, as `empty_arrays` makes it; new arrays if not given.
+        Where to put the results, as `empty_arrays` makes it, and what to add sums to; new arrays if not given.
 
     Returns
     -------
@@ -131,7 +161,10 @@ def compute_block(
     """
     pieces = [expression] if isinstance(expression, np.ndarray) else expression
     n_cells = sum(len(piece) for piece in pieces)
-    out = empty_arrays(options, field, n_cells) if out is None else out
+    if out is None:
+        n_labels = None if labels is None else int(labels.max(initial=-1)) + 1
+        out = empty_arrays(options, field, n_cells, n_labels=n_labels)
+    labels = codes if labels is None else labels
     out["status"][codes == NO_LABEL] = Status.NON_FINITE_INPUT
     out["status"][codes == SKIPPED] = Status.NO_MODEL
     names = np.arange(n_cells) if cells is None else cells
@@ -141,6 +174,7 @@ def compute_block(
         field=field,
         options=options,
         pairs=options.element_index(field),
+        labels=labels,
         audited=audited,
         out=out,
         times=times,
@@ -173,13 +207,14 @@ def _compute_cells(
     field: Field,
     options: Options,
     pairs: tuple[Index, Index],
+    labels: npt.NDArray[np.integer[Any]],
     audited: npt.NDArray[np.bool_] | None,
     out: dict[str, npt.NDArray[Any]],
     times: BlockTimes,
 ) -> None:
     """Compute cells of one cluster where their expression is, and fill `out` at `rows`."""
     linear = field.linearize(x, cluster)
-    _compute_cluster(linear, rows, field, options, pairs, out, times)
+    _compute_cluster(linear, rows, field, options, pairs, labels, out, times)
     if options.iterates and audited is not None:
         _audit(linear, rows, audited[rows], options, out, times)
 
@@ -196,7 +231,9 @@ def _in_gpu_batches(
 
     k = field.largest_core
     vectors = (
-        0 if options.vectors == "none" else 16 * options.vector_modes(field) * (6 * field.n_genes + 2 * k)
+        0
+        if options.solved_vectors == "none"
+        else 16 * options.vector_modes(field) * (6 * field.n_genes + 2 * k)
     )
     over_genes, over_regulators = x.dtype.itemsize + 3 * 8, 16 * 8
     cell_bytes = over_genes * field.n_genes + over_regulators * len(field.regulator_index) + 16 * k + vectors
@@ -238,6 +275,7 @@ def _compute_cluster(
     field: Field,
     options: Options,
     pairs: tuple[Index, Index],
+    labels: npt.NDArray[np.integer[Any]],
     out: dict[str, npt.NDArray[Any]],
     times: BlockTimes,
 ) -> None:
@@ -248,6 +286,7 @@ def _compute_cluster(
     closed_forms = {
         "trace": linear.trace,
         "rotational_norm": linear.rotational_norm,
+        "reactivity": linear.reactivity,
         "speed": linear.speed,
         "near_switch_count": linear.near_switch_count,
     }
@@ -256,12 +295,26 @@ def _compute_cluster(
             out[name][rows] = compute()
     if "element" in out:
         out["element"][rows] = linear.elements(*pairs)
+    if options.spectrum == "none" or options.iterates:
+        write_core_determinants(linear, rows, out)
     times.closed_form_s += time.perf_counter() - start
-    if options.spectrum == "none":
-        return
-    rest, counts = linear.rest_leading(), linear.rest_counts(options.tolerance)
-    sizes = linear.sizes
-    leading = np.empty((len(rows), _TOP), dtype=np.complex128)
+    if options.spectrum != "none":
+        _compute_spectra(linear, rows, field, options, labels, out, times)
+    if "logabsdet" in out or "det_sign" in out:
+        complete_determinants(linear, rows, out)
+
+
+def _compute_spectra(
+    linear: Linearization,
+    rows: Index,
+    field: Field,
+    options: Options,
+    labels: npt.NDArray[np.integer[Any]],
+    out: dict[str, npt.NDArray[Any]],
+    times: BlockTimes,
+) -> None:
+    """Fill `out` at `rows` with what is read off eigenvalues and vectors."""
+    top = np.empty((len(rows), TOP), dtype=np.complex128)
     if options.iterates:
         # Here and below: what it takes to iterate is loaded where it is used, for a quick start everywhere else.
         from stabdask.runs.leading import leading_batch_cells
@@ -270,56 +323,58 @@ def _compute_cluster(
         step = leading_batch_cells(options, field)
         for first in range(0, len(rows), step):
             members = np.arange(first, min(first + step, len(rows)))
-            leading[members], state = _iterate_batch(
-                linear, members, rows[members], options, state, out, times
-            )
+            at = rows[members]
+            top[members], state = _iterate_batch(linear, members, at, labels[at], options, state, out, times)
     else:
         # Cells with cores of similar size go together: little padding, few calls.
-        order = np.argsort(sizes, kind="stable")
+        order = np.argsort(linear.sizes, kind="stable")
         step = batch_cells(options, field)
         for first in range(0, len(order), step):
             members = order[first : first + step]
-            leading[members] = _solve_batch(linear, members, rows[members], options, out, times)
+            at = rows[members]
+            top[members] = _solve_batch(linear, members, at, labels[at], options, field, out, times)
     start = time.perf_counter()
-    _spectral_scalars(rows, leading, rest, counts, out)
+    write_spectral_scalars(linear, rows, top, options.tolerance, out)
     times.closed_form_s += time.perf_counter() - start
 
 
 def _solve_batch(
     linear: Linearization,
-    members: npt.NDArray[np.intp],
-    rows: npt.NDArray[np.intp],
+    members: Index,
+    rows: Index,
+    labels: npt.NDArray[np.integer[Any]],
     options: Options,
+    field: Field,
     out: dict[str, npt.NDArray[Any]],
     times: BlockTimes,
 ) -> npt.NDArray[np.complex128]:
     """Solve the cores of `members`, write their results at `rows`, return their leading eigenvalues."""
     start = time.perf_counter()
-    modes = out["right_vector"].shape[1] if "right_vector" in out else None
-    result = linear.solve(
-        members, modes=modes, vectors=options.vectors, dtype=options.dtype, backend=options.backend
-    )
+    vectors = options.solved_vectors
+    modes = None if vectors == "none" else options.vector_modes(field)
+    result = linear.solve(members, modes=modes, vectors=vectors, dtype=options.dtype, backend=options.backend)
     solved = time.perf_counter()
     times.eig_s += solved - start
     out["status"][rows] = result.status
     kept = min(out["eigenvalue"].shape[1], result.eigenvalues.shape[1])
     out["eigenvalue"][rows, :kept] = to_host(result.eigenvalues[:, :kept])
     # Scalars see the whole core even where only its leading modes are kept.
-    _core_counts(rows, result.eigenvalues, options.tolerance, out)
+    write_core_scalars(rows, linear.sizes[members], result.eigenvalues, options.tolerance, out)
     for name, values in (("residual", result.residual), ("trace_defect", result.trace_defect)):
         if name in out:
             out[name][rows] = values
     if result.right is not None:
         values = result.eigenvalues[:, : result.right.shape[1]]
-        _write_lifted(linear, members, rows, values, result.right, result.left, out)
+        write_modes(linear, CoreModes(members, rows, labels, values, result.right, result.left), out)
     times.lift_s += time.perf_counter() - solved
-    return _leading(result.eigenvalues)
+    return leading(result.eigenvalues)
 
 
 def _iterate_batch(
     linear: Linearization,
-    members: npt.NDArray[np.intp],
-    rows: npt.NDArray[np.intp],
+    members: Index,
+    rows: Index,
+    labels: npt.NDArray[np.integer[Any]],
     options: Options,
     state: npt.NDArray[Any] | None,
     out: dict[str, npt.NDArray[Any]],
@@ -343,18 +398,17 @@ def _iterate_batch(
     if "residual" in out:
         out["residual"][rows] = np.fmax.reduce(result.residual[:, :kept], axis=1, initial=-np.inf)
     if result.right is not None:
-        shown = out["right_vector"].shape[1]
-        values = result.eigenvalues[:, :shown]
+        values = result.eigenvalues[:, :kept]
         present = ~np.isnan(values.real)[:, :, None]
         right, left = (
             None
             if vectors is None
-            else linear.core_vectors(members, np.where(present, vectors[:, :shown], 0.0))
+            else linear.core_vectors(members, np.where(present, vectors[:, :kept], 0.0))
             for vectors in (result.right, result.left)
         )
-        _write_lifted(linear, members, rows, values, right, left, out)
+        write_modes(linear, CoreModes(members, rows, labels, values, right, left), out)
     times.lift_s += time.perf_counter() - solved
-    return _leading(result.eigenvalues), result.start if result.start is not None else state
+    return leading(result.eigenvalues), result.start if result.start is not None else state
 
 
 def _audit(
@@ -374,77 +428,3 @@ def _audit(
     out["audit_difference"][rows[members]] = difference
     out["audit_missed"][rows[members]] = missed
     times.audit_s += time.perf_counter() - begin
-
-
-def _write_lifted(
-    linear: Linearization,
-    members: Index,
-    rows: Index,
-    values: XArray,
-    right: XArray,
-    left: XArray | None,
-    out: dict[str, npt.NDArray[Any]],
-) -> None:
-    """Lift vectors of cores to all genes and write them at `rows`; NaN where there is no eigenvalue."""
-    xp = array_module(values)
-    missing = xp.isnan(values.real)
-    lifted, degenerate = linear.lift_right(members, xp.where(missing, 0.0, values), right)
-    _write_vectors(out["right_vector"], rows, lifted, missing)
-    out["status"][rows[degenerate & (out["status"][rows] == Status.OK)]] = Status.DEFECTIVE
-    if left is not None:
-        _write_vectors(out["left_vector"], rows, linear.lift_left(members, left), missing)
-
-
-def _write_vectors(target: npt.NDArray[Any], rows: Index, lifted: XArray, missing: XArray) -> None:
-    xp = array_module(lifted)
-    unit = canonical_phase(lifted)
-    nothing = xp.asarray(missing)[:, :, None]
-    target[rows, : unit.shape[1]] = to_host(xp.where(nothing, complex(np.nan, np.nan), unit))
-
-
-def _core_counts(rows: Index, values: XArray, tolerance: float, out: dict[str, npt.NDArray[Any]]) -> None:
-    """Write how many eigenvalues of the core are unstable and stable."""
-    if "unstable_count" in out:
-        out["unstable_count"][rows] = to_host((values.real > tolerance).sum(axis=1))
-    if "stable_count" in out:
-        out["stable_count"][rows] = to_host((values.real < -tolerance).sum(axis=1))
-
-
-def _leading(values: XArray) -> npt.NDArray[np.complex128]:
-    """Return the leading eigenvalues of each core, ``(cell, 3)``; -inf where there are fewer."""
-    top = np.full((len(values), _TOP), complex(-np.inf, 0.0))
-    width = min(_TOP, values.shape[1])
-    leading = to_host(values[:, :width]).astype(np.complex128)
-    top[:, :width] = np.where(np.isnan(leading.real), complex(-np.inf, 0.0), leading)
-    return top
-
-
-def _spectral_scalars(
-    rows: npt.NDArray[np.intp],
-    core: npt.NDArray[np.complex128],
-    rest: Array,
-    counts: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]],
-    out: dict[str, npt.NDArray[Any]],
-) -> None:
-    """Merge the leading eigenvalues of core and rest into the scalars of the complete spectrum."""
-    merged = np.concatenate([core, rest.astype(np.complex128)], axis=1)
-    order = np.lexsort((-merged.imag, -merged.real), axis=1)
-    merged = np.take_along_axis(merged, order, axis=1)
-    leading = merged[:, 0]
-    # The conjugate of an oscillating leading mode belongs to it; the next distinct mode comes after.
-    paired = (leading.imag != 0) & (merged[:, 1] == leading.conj())
-    following = np.where(paired, merged[:, 2].real, merged[:, 1].real)
-    solved = np.isin(out["status"][rows], (Status.OK, Status.INACCURATE, Status.DEFECTIVE))
-    exists = solved & np.isfinite(leading.real)
-    scalars = {
-        "spectral_abscissa": np.where(exists, leading.real, np.nan),
-        "leading_frequency": np.where(exists, np.abs(leading.imag), np.nan),
-        "spectral_gap": np.where(exists & np.isfinite(following), leading.real - following, np.nan),
-    }
-    for name, values in scalars.items():
-        if name in out:
-            out[name][rows] = values
-    for name, rest_count in zip(("unstable_count", "stable_count"), counts, strict=True):
-        if name in out:
-            core_count = out[name][rows]
-            out[name][rows] = np.where(solved & (core_count >= 0), core_count + rest_count, -1)

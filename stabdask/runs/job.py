@@ -170,6 +170,15 @@ class Job:
                 out[number] = -self.field.rest_eigenvalues(self.field.cluster_number(model))
         return out
 
+    def regulator_weights(self) -> npt.NDArray[np.float64]:
+        """Return W among regulators per label of the atlas, ``(cluster, effector, regulator)``; NaN as above."""
+        n = len(self.field.regulator_index)
+        out = np.full((len(self.spec.labels), n, n), np.nan)
+        for number, model in enumerate(self.spec.models):
+            if model is not None:
+                out[number] = self.field.regulator_weights(self.field.cluster_number(model))
+        return out
+
 
 def prepare(
     cells: xr.Dataset,

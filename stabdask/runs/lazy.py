@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.fields.base import Field
-from stabdask.runs.block import compute_block, output_shapes
+from stabdask.runs.block import compute_block, empty_arrays, output_shapes
 from stabdask.runs.job import prepare
 from stabdask.runs.labels import label_results
 from stabdask.schema import VARIABLES
@@ -50,7 +50,10 @@ def stability(
         ``elements`` : sequence of (effector, regulator)
             Elements of the Jacobian to keep.
         ``quantities`` : sequence of str
-            Scalars to keep; all by default.
+            What to keep beside eigenvalues, vectors and elements: names of `stabdask.schema.QUANTITIES`;
+            ``"default"`` stands for all scalars that come at little cost (which is what is kept if nothing is
+            named), ``"drivers"`` for what `stabdask.driver_genes` and `stabdask.driver_edges` read. So
+            ``["default", "reactivity", "drivers"]`` adds to what is usual.
         ``dtype`` : {"float64", "float32"}
             Precision of the eigensolver.
         ``backend`` : str, default "auto"
@@ -100,9 +103,16 @@ def stability(
     for stop, n_cells, block in zip(stops, expression.chunks[0], blocks, strict=True):
         cut = slice(int(stop) - n_cells, int(stop))
         result = delayed(_block_task)(
-            block, job.model_codes[cut], model, spec.options, job.columns, names[cut]
+            block,
+            job.model_codes[cut],
+            job.label_codes[cut],
+            len(spec.labels),
+            model,
+            spec.options,
+            job.columns,
+            names[cut],
         )
-        for name, shape in output_shapes(spec.options, field, n_cells).items():
+        for name, shape in output_shapes(spec.options, field, n_cells, n_labels=len(spec.labels)).items():
             dtype = VARIABLES[name].dtype(spec.options.dtype)
             parts[name].append(da.from_delayed(result[name], shape=shape, dtype=dtype))
     data = {
@@ -111,6 +121,12 @@ def stability(
     }
     data["cluster_code"] = (("cell",), job.label_codes, {"long_name": "cluster of the cell"})
     data["degradation"] = (("cluster", "gene"), job.degradation(), {"units": "1/time"})
+    if "sensitivity_sum" in data:
+        data["weight"] = (
+            ("cluster", "core_effector", "regulator"),
+            job.regulator_weights(),
+            {"units": "expression/time"},
+        )
     pairs = spec.options.elements
     coords: dict[str, Any] = {
         "cell": names.astype(object),
@@ -118,6 +134,8 @@ def stability(
         "regulator": field.regulators.astype(object),
         "cluster": np.asarray(spec.labels, dtype=object),
     }
+    if "sensitivity_sum" in data:
+        coords["core_effector"] = field.regulators.astype(object)
     if pairs:
         coords["pair"] = np.asarray([f"{i}:{j}" for i, j in pairs], dtype=object)
         coords["effector"] = ("pair", np.asarray([i for i, _ in pairs], dtype=object))
@@ -134,9 +152,12 @@ def stability(
 def _block_task(
     block: npt.NDArray[Any],
     codes: npt.NDArray[np.int32],
+    labels: npt.NDArray[np.int32],
+    n_labels: int,
     field: Field,
     options: Options,
     columns: npt.NDArray[np.intp] | None,
     names: npt.NDArray[Any],
 ) -> dict[str, npt.NDArray[Any]]:
-    return compute_block(block, codes, field, options, columns=columns, cells=names)
+    out = empty_arrays(options, field, len(block), n_labels=n_labels)
+    return compute_block(block, codes, field, options, labels=labels, columns=columns, cells=names, out=out)

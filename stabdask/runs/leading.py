@@ -53,7 +53,7 @@ def solve_leading(
         modes=max(options.modes, _SCALAR_MODES),
         tolerance=options.residual_tolerance,
         start=start,
-        vectors=options.vectors,
+        vectors=options.solved_vectors,
     )
 
 

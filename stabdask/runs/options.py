@@ -11,16 +11,32 @@ import numpy as np
 from stabdask.errors import MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field, Index
 from stabdask.kernels.eig import Vectors, resolve_backend
-from stabdask.schema import CLOSED_FORM_QUANTITIES, DEFAULT_QUANTITIES, SCALARS, VARIABLES
+from stabdask.schema import (
+    CLOSED_FORM_QUANTITIES,
+    DEFAULT_QUANTITIES,
+    MODE_QUANTITIES,
+    QUANTITIES,
+    SCALARS,
+    VARIABLES,
+)
 
-__all__ = ["Options", "Spectrum", "make_options"]
+__all__ = ["TOP_EDGES", "Options", "Spectrum", "make_options"]
 
 Spectrum = Literal["full", "leading", "none"]
+
+TOP_EDGES = 10
+"""Edges kept per cell with quantity ``"sensitivity"``."""
 
 _DEFAULT_MODES = 10
 _RESIDUAL_TOLERANCE = 1e-6
 _KRYLOV, _KRYLOV_ON_GPU = "krylov", "krylov:cuda"
 _AUTO_ON_GPU = "auto:cuda"
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "default": DEFAULT_QUANTITIES,
+    "drivers": ("participation_mean", "sensitivity_mean"),
+}
+"""Names that stand for several quantities."""
+
 _KRYLOV_FROM = 400
 """Order of a core from which on its leading modes are iterated for."""
 
@@ -41,7 +57,7 @@ class Options:
     elements
         (effector, regulator) pairs of gene names.
     quantities
-        Names of scalars to keep.
+        What to keep beside eigenvalues, vectors and elements: names of `stabdask.schema.QUANTITIES`.
     dtype
         Precision of the eigensolver, ``"float64"`` or ``"float32"``.
     backend
@@ -73,6 +89,11 @@ class Options:
         """Whether cells are computed on a GPU."""
         return self.backend in ("cuda", _KRYLOV_ON_GPU)
 
+    @property
+    def solved_vectors(self) -> Vectors:
+        """Which vectors of cores are computed, whether or not they are kept."""
+        return "both" if any(name in MODE_QUANTITIES for name in self.quantities) else self.vectors
+
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""
         pairs = [list(pair) for pair in self.elements]
@@ -86,7 +107,9 @@ class Options:
 
     def variables(self) -> tuple[str, ...]:
         """Return the names of the variables these options produce, in registry order."""
-        wanted = {"active", "status", *self.quantities}
+        wanted = {"active", "status"}
+        for name in self.quantities:
+            wanted |= set(MODE_QUANTITIES.get(name, (name,)))
         if self.spectrum != "none":
             wanted |= {"eigenvalue"}
         if self.vectors != "none":
@@ -104,8 +127,10 @@ class Options:
         return min(self.modes, field.largest_core) if self.spectrum == "leading" else field.largest_core
 
     def vector_modes(self, field: Field) -> int:
-        """Return how many modes have vectors."""
-        return min(self.modes, field.largest_core)
+        """Return how many modes have vectors, or what is computed from them."""
+        by_mode = [name for name in self.variables() if "vector_mode" in VARIABLES[name].dims]
+        # Sensitivity is that of the leading mode; how many cells it was taken from is counted by mode.
+        return min(1 if by_mode == ["driver_cells"] else self.modes, field.largest_core)
 
     def element_index(self, field: Field) -> tuple[Index, Index]:
         """Return the positions of the effectors and of the regulators of the pairs."""
@@ -162,14 +187,18 @@ def make_options(
         raise UsageError(f"tolerance={tolerance!r}; expected a finite number >= 0, in 1/time")
     if not isinstance(residual_tolerance, int | float | np.floating) or not 0 < residual_tolerance < 1:
         raise UsageError(f"residual_tolerance={residual_tolerance!r}; expected a number between 0 and 1")
+    _check_names(quantities)
+    solved = _solved_vectors(quantities, vectors)
+    solver = _backend(field, backend, spectrum, solved, precision)
+    complete = spectrum != "none" and solver not in (_KRYLOV, _KRYLOV_ON_GPU)
     return Options(
         spectrum=spectrum,  # type: ignore[arg-type]
         modes=_DEFAULT_MODES if modes is None else int(modes),
         vectors=vectors,  # type: ignore[arg-type]
         elements=_pairs(field, elements),
-        quantities=_quantities(quantities, spectrum, vectors),
+        quantities=_quantities(quantities, spectrum, solved, complete=complete),
         dtype=precision,
-        backend=_backend(field, backend, spectrum, vectors, precision),
+        backend=solver,
         tolerance=float(tolerance),
         residual_tolerance=float(residual_tolerance),
     )
@@ -213,20 +242,48 @@ def _pairs(field: Field, elements: Sequence[tuple[str, str]]) -> tuple[tuple[str
     return tuple(pairs)
 
 
-def _quantities(asked: Sequence[str] | None, spectrum: str, vectors: str) -> tuple[str, ...]:
-    available = [name for name in SCALARS if spectrum != "none" or name in CLOSED_FORM_QUANTITIES]
-    if vectors == "none":
-        available.remove("residual") if "residual" in available else None
-    if asked is None:
-        wanted = set(DEFAULT_QUANTITIES) | ({"residual"} if vectors != "none" else set())
-        return tuple(name for name in available if name in wanted)
+def _check_names(asked: Sequence[str] | None) -> None:
     if isinstance(asked, str):
         raise UsageError(f"quantities={asked!r}; expected a sequence of names, e.g. [{asked!r}]")
-    for name in asked:
-        if name not in SCALARS:
-            hint = near_misses(str(name), SCALARS, noun="quantities")
+    for name in asked or ():
+        if name not in QUANTITIES and name not in _GROUPS:
+            hint = near_misses(str(name), [*QUANTITIES, *_GROUPS], noun="quantities")
             raise MissingKeyError(f"unknown quantity {name!r}; {hint}")
-        if name not in available:
-            needs = "eigenvectors (vectors='right')" if name == "residual" else "a spectrum"
-            raise UsageError(f"quantity {name!r} needs {needs}, which was not asked for")
-    return tuple(name for name in available if name in set(asked))
+
+
+def _solved_vectors(asked: Sequence[str] | None, vectors: str) -> str:
+    """Return which vectors of cores have to be computed for what is asked for."""
+    names = {quantity for name in asked or () for quantity in _GROUPS.get(name, (name,))}
+    return "both" if names & MODE_QUANTITIES.keys() else vectors
+
+
+def _quantities(
+    asked: Sequence[str] | None, spectrum: str, solved: str, *, complete: bool
+) -> tuple[str, ...]:
+    """Return what to keep, in the order of the registry; `complete` says whether all eigenvalues are found.
+
+    Of what a name stands for, what is possible is taken; what is named itself is refused where it is not.
+    """
+    wanted: set[str] = set()
+    for name in ("default",) if asked is None else asked:
+        members = _GROUPS.get(name)
+        if members is None and (reason := _lacks(name, spectrum, solved, complete)):
+            raise UsageError(f"quantity {name!r} needs {reason}, which was not asked for")
+        wanted |= {n for n in members or (name,) if not _lacks(n, spectrum, solved, complete)}
+        if name == "default":
+            wanted |= {"residual"} if solved != "none" else set()
+            # A determinant without all eigenvalues takes a factorization of its own: on request.
+            dear = {n for n in DEFAULT_QUANTITIES if VARIABLES[n].needs == "determinant"}
+            wanted -= dear if not complete and not dear & set(asked or ()) else set()
+    return tuple(name for name in QUANTITIES if name in wanted)
+
+
+def _lacks(name: str, spectrum: str, solved: str, complete: bool) -> str | None:
+    """Return what a quantity needs and the other options do not give."""
+    if spectrum == "none" and name not in CLOSED_FORM_QUANTITIES:
+        return "a spectrum"
+    if name == "residual" and solved == "none":
+        return "eigenvectors (vectors='right')"
+    if name in SCALARS and VARIABLES[name].needs == "complete spectrum" and not complete:
+        return "all eigenvalues (spectrum='full', or a dense backend)"
+    return None

@@ -22,7 +22,7 @@ from stabdask.runs.block import BlockTimes, compute_block, empty_arrays
 from stabdask.runs.job import Job, RunSpec
 from stabdask.runs.receipts import Receipt, write_receipt
 from stabdask.runs.store import field_path, package_versions, write_partition
-from stabdask.schema import Status
+from stabdask.schema import VARIABLES, Status
 
 __all__ = ["PartitionTask", "make_task", "run_partition"]
 
@@ -46,6 +46,8 @@ class PartitionTask:
         so that the scheduler does not take it apart; a graph, so that workers need not load dask.array.
     model_codes
         ``(cell,)`` clusters of the field.
+    label_codes
+        ``(cell,)`` labels of the atlas.
     audited
         ``(cell,)``: whose iterated modes are compared with a dense spectrum.
     columns
@@ -60,6 +62,7 @@ class PartitionTask:
     attempt: int
     rows: bytes
     model_codes: npt.NDArray[np.int32]
+    label_codes: npt.NDArray[np.int32]
     audited: npt.NDArray[np.bool_]
     columns: npt.NDArray[np.intp] | None
     names: npt.NDArray[Any]
@@ -91,6 +94,7 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
         attempt=attempt,
         rows=cloudpickle.dumps((graph, [key[0] for key in rows.__dask_keys__()])),
         model_codes=job.model_codes[start:stop],
+        label_codes=job.label_codes[start:stop],
         audited=job.audited[start:stop],
         columns=job.columns,
         names=names[start:stop],
@@ -111,7 +115,7 @@ def run_partition(task: PartitionTask) -> Receipt:
     spec = task.spec
     start, stop = spec.bounds(task.partition)
     field = open_field_cached(str(field_path(task.store)), spec.field)
-    out = empty_arrays(spec.options, field, stop - start)
+    out = empty_arrays(spec.options, field, stop - start, n_labels=len(spec.labels))
     times = BlockTimes()
     halvings = _gpu_halvings(spec)
     read_s = 0.0  # spent waiting for input; it is read one chunk ahead
@@ -130,11 +134,15 @@ def run_partition(task: PartitionTask) -> Receipt:
             task.model_codes[cells],
             field,
             spec.options,
+            labels=task.label_codes[cells],
             columns=task.columns,
             cells=task.names[cells],
             audited=task.audited[cells],
             times=times,
-            out={name: values[cells] for name, values in out.items()},
+            out={
+                name: values if VARIABLES[name].per_partition else values[cells]
+                for name, values in out.items()
+            },
         )
     before = time.perf_counter()
     checksums = write_partition(task.store, spec, task.partition, out)

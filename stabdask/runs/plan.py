@@ -16,7 +16,7 @@ from stabdask.fields.base import Field
 from stabdask.kernels.device import require_gpus
 from stabdask.runs.block import compute_block
 from stabdask.runs.job import Job, prepare
-from stabdask.runs.sizing import output_bytes, task_bytes
+from stabdask.runs.sizing import output_bytes, sums_bytes, task_bytes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -188,7 +188,8 @@ def plan_job(
         raise UsageError(f"workers={workers}; expected 0 (this process) or more")
     spec, field = job.spec, job.field
     budget = None if memory is None else parse_memory(memory)
-    task = task_bytes(job.expression, field, spec.options, spec.partition_cells, spec.block_cells)
+    n_labels = len(spec.labels)
+    task = task_bytes(job.expression, field, spec.options, spec.partition_cells, spec.block_cells, n_labels)
     idle = _GPU_WORKER_BYTES if n_gpus else _WORKER_BYTES
     per_worker = task + (idle - _WORKER_BYTES if workers == 0 else idle)
     # Names and codes of all cells are held by the client.
@@ -207,6 +208,7 @@ def plan_job(
             )
         wanted = min(wanted, int(affordable))
     stored = output_bytes(field, spec.options) * spec.n_cells
+    stored += sums_bytes(field, spec.options, n_labels) * spec.n_partitions
     return Plan(
         n_cells=spec.n_cells,
         n_genes=spec.n_genes,

@@ -30,7 +30,8 @@ def open_results(path: str | Path) -> xr.Dataset:
     -------
     xarray.Dataset
         Variables of `stabdask.schema.VARIABLES` on Dask, in the store's chunks, with the coordinates ``cell``,
-        ``cell_cluster(cell)``, ``gene``, ``regulator``, ``cluster``, ``mode`` and ``pair``. Its attributes say
+        ``cell_cluster(cell)``, ``gene``, ``regulator``, ``cluster``, ``mode`` and ``pair``; in place of sums by
+        partition, means and standard deviations over the cells of clusters (``sensitivity_mean``). Its attributes say
         how it was made; ``complete`` is False while partitions are missing, whose cells hold NaN and status
         255.
 
@@ -62,7 +63,7 @@ def open_results(path: str | Path) -> xr.Dataset:
     # Sorted, because a folder lists its arrays in any order.
     ds = ds[[*order, *sorted(str(name) for name in ds.data_vars if name not in order)]]
     # Names as ordinary strings: what pandas and xarray group and select by.
-    named = ("cell", "gene", "regulator", "cluster", "pair", "effector", "pair_regulator")
+    named = ("cell", "gene", "regulator", "core_effector", "cluster", "pair", "effector", "pair_regulator")
     ds = ds.assign_coords({name: ds[name].astype(object) for name in named if name in ds.variables})
     ds["cluster_code"] = ds["cluster_code"].compute()
     ds["degradation"] = ds["degradation"].compute()

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stabdask.fields.base import Field
+from stabdask.kernels.lanczos import BASIS_BYTES as REACTIVITY_BYTES
 from stabdask.runs.block import batch_cells, output_shapes
+from stabdask.runs.modes import EDGE_BYTES
 from stabdask.runs.options import Options
 from stabdask.schema import VARIABLES
 
 if TYPE_CHECKING:
     import dask.array as da
 
-__all__ = ["block_and_partition", "chunk_cells", "output_bytes", "task_bytes"]
+__all__ = ["block_and_partition", "chunk_cells", "output_bytes", "sums_bytes", "task_bytes"]
 
 _BLOCK_BYTES = 96 * 2**20
 _PARTITION_BYTES = 64 * 2**20
@@ -33,12 +35,22 @@ _LANES_BYTES = 5 * 64
 
 
 def output_bytes(field: Field, options: Options) -> int:
-    """Return the bytes one cell takes in memory, over all variables."""
-    shapes = output_shapes(options, field, 1)
+    """Return the bytes one cell takes in memory, over all variables that have an entry for each."""
+    return _bytes(field, options, per_partition=False)
+
+
+def sums_bytes(field: Field, options: Options, n_labels: int) -> int:
+    """Return the bytes that sums over the cells of a partition take, for `n_labels` cluster labels."""
+    return _bytes(field, options, per_partition=True, n_labels=n_labels)
+
+
+def _bytes(field: Field, options: Options, *, per_partition: bool, n_labels: int = 0) -> int:
+    shapes = output_shapes(options, field, 1, n_labels=n_labels)
     return int(
         sum(
             np.prod(shape, dtype=np.int64) * VARIABLES[name].dtype(options.dtype).itemsize
             for name, shape in shapes.items()
+            if VARIABLES[name].per_partition == per_partition
         )
     )
 
@@ -83,7 +95,9 @@ def chunk_cells(partition_cells: int, row_bytes: int) -> int:
     return rows
 
 
-def task_bytes(expression: da.Array, field: Field, options: Options, partition_cells: int, block: int) -> int:
+def task_bytes(
+    expression: da.Array, field: Field, options: Options, partition_cells: int, block: int, n_labels: int = 1
+) -> int:
     """Return the memory one partition takes in a worker at its peak, beyond what an idle worker holds."""
     n_genes = expression.shape[1]
     chunk = max(expression.chunks[0]) * n_genes * expression.dtype.itemsize
@@ -97,13 +111,17 @@ def task_bytes(expression: da.Array, field: Field, options: Options, partition_c
         batch = leading_batch_cells(options, field)
         # Bases in two precisions for a while, and one dense core of an audited cell with LAPACK's copies.
         cores = int(1.5 * BASIS_BYTES) + 6 * 8 * k * k
-    elif options.vectors == "none":
+    elif options.solved_vectors == "none":
         # Cores are solved a few megabytes at a time, or never formed.
         cores = solver + batch * 8 * (4 * len(field.regulator_index) + 6 * k)
     else:
         cores = solver + 12 * batch * k * k * 8
     lifted = batch * options.vector_modes(field) * field.n_genes * 16
-    vectors = 0 if options.vectors == "none" else 5 * lifted
+    vectors = 0 if options.solved_vectors == "none" else 5 * lifted
+    if "reactivity" in options.quantities:
+        vectors = max(vectors, 3 * REACTIVITY_BYTES)
+    if "sensitivity" in options.quantities:
+        vectors += 3 * EDGE_BYTES
     closed = block * field.cell_bytes(expression.dtype.itemsize)
     # The chunk is held while it is made dense and cut, and so are those that make up a block; results are held
     # once more while they are written.
@@ -113,6 +131,8 @@ def task_bytes(expression: da.Array, field: Field, options: Options, partition_c
         + max(closed, cores + vectors)
         + block * out
         + partition_cells * out * 1.5
+        # Compressed for the store, and three products of matrices of that size on the way.
+        + 2 * sums_bytes(field, options, n_labels)
         + field.n_bytes
     )
 

@@ -31,6 +31,7 @@ from stabdask.files import (
 )
 from stabdask.runs.block import output_shapes
 from stabdask.runs.job import Job, RunSpec
+from stabdask.runs.options import Options
 from stabdask.runs.receipts import make_receipt_folder
 from stabdask.runs.sizing import chunk_cells
 from stabdask.schema import FORMAT_VERSION, VARIABLES
@@ -43,12 +44,14 @@ __all__ = [
     "open_store_field",
     "package_versions",
     "read_spec",
+    "region",
     "variable_dtypes",
     "writable",
     "write_partition",
 ]
 
 _FORMAT = "stabdask_format"
+_SUMS_CHUNK_BYTES = 64 * 2**20
 _WRITERS = 3
 """Arrays of a partition written at a time: most are small, and wait for Zarr's threads and for the disk."""
 _version = cache(version)  # each takes a parse of the package's metadata
@@ -58,6 +61,10 @@ _PACKAGES = ("stabdask", "numpy", "scipy", "dask", "distributed", "zarr", "annda
 def package_versions() -> dict[str, str]:
     """Return the versions of what the results depend on."""
     return {name: _version(name) for name in _PACKAGES}
+
+
+def _has_edges(options: Options) -> bool:
+    return bool({"sensitivity", "sensitivity_mean"} & set(options.quantities))
 
 
 def field_path(store: str | Path) -> Path:
@@ -173,6 +180,19 @@ def _write_coordinates(group: Any, job: Job) -> None:
             "description": "minus the eigenvalue outside the core",
         },
     )
+    if _has_edges(spec.options):
+        write_names(group, "core_effector", field.regulators.tolist(), "core_effector")
+        write_array(
+            group,
+            "weight",
+            job.regulator_weights(),
+            ("cluster", "core_effector", "regulator"),
+            {
+                "long_name": "weight of the edge",
+                "units": "expression/time",
+                "description": "W among regulators",
+            },
+        )
     if spec.options.elements:
         write_names(group, "pair", [f"{i}:{j}" for i, j in spec.options.elements], "pair")
         write_names(group, "effector", [i for i, _ in spec.options.elements], "pair")
@@ -182,11 +202,18 @@ def _write_coordinates(group: Any, job: Job) -> None:
 def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
     from zarr.codecs import BloscCodec, BloscShuffle
 
-    shapes = output_shapes(spec.options, field, spec.n_cells)
+    shapes = output_shapes(
+        spec.options, field, spec.n_cells, n_labels=len(spec.labels), n_partitions=spec.n_partitions
+    )
     for name, dtype in variable_dtypes(spec).items():
         shape = shapes[name]
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        rows = chunk_cells(spec.partition_cells, row_bytes)
+        if VARIABLES[name].per_partition:
+            labels = shape[1] if row_bytes <= _SUMS_CHUNK_BYTES else 1
+            chunks = (1, max(1, labels), *(max(1, n) for n in shape[2:]))
+        else:
+            rows = chunk_cells(spec.partition_cells, row_bytes)
+            chunks = (rows, *(max(1, n) for n in shape[1:]))
         # Byte shuffling is what makes numbers that all differ compressible. Spectra are not such: imaginary parts
         # of zero, repeated values and NaN past the end make them smaller and quicker to write as they are. LZ4
         # takes a third of the time of Zstandard.
@@ -196,7 +223,7 @@ def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
             name,
             shape=shape,
             dtype=dtype,
-            chunks=(rows, *(max(1, n) for n in shape[1:])),
+            chunks=chunks,
             fill_value=VARIABLES[name].fill,
             compressors=[codec],
             dimension_names=VARIABLES[name].dims,
@@ -227,13 +254,13 @@ def write_partition(
     # Blosc on several threads puts compressed blocks in the order in which they finish: other bytes each time.
     blosc.use_threads = False
     root = Path(path)
-    start, stop = spec.bounds(partition)
 
     def write(name: str) -> str:
         target, values = targets[name], arrays[name]
-        target[start:stop] = values
+        rows = region(spec, name, partition)
+        target[rows] = values
         if values.size:  # an array without entries has no chunk files
-            _fsync_chunks(root / name, target.chunks, start, stop)
+            _fsync_chunks(root / name, target.chunks[0], rows)
         return array_checksum(values)
 
     try:
@@ -257,15 +284,22 @@ def _open_arrays(path: str, fingerprint: str) -> dict[str, Any]:
     return {name: group[name] for name in VARIABLES if name in group}
 
 
-def _fsync_chunks(folder: Path, chunks: tuple[int, ...], start: int, stop: int) -> None:
-    """Force the chunk files of rows start:stop to disk (default keys: c/<cell chunk>/0/0)."""
-    rows = chunks[0]
-    tail = ["0"] * (len(chunks) - 1)
+def region(spec: RunSpec, name: str, partition: int) -> slice:
+    """Return the entries of the variable `name`, on its first axis, that belong to a partition."""
+    if VARIABLES[name].per_partition:
+        return slice(partition, partition + 1)
+    return slice(*spec.bounds(partition))
+
+
+def _fsync_chunks(folder: Path, chunk_rows: int, rows: slice) -> None:
+    """Force the chunk files of some rows to disk (default keys: c/<chunk of rows>/...)."""
     parents = set()
-    for number in range(start // rows, -(-stop // rows)):
-        file = folder.joinpath("c", str(number), *tail)
-        fsync_file(file)
-        parents.add(file.parent)
+    for number in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
+        place = folder / "c" / str(number)
+        files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+        for file in files:
+            fsync_file(file)
+            parents.add(file.parent)
     for parent in parents:
         fsync_directory(parent)
 

@@ -15,7 +15,7 @@ from stabdask.errors import InputError, MissingKeyError, StabdaskError
 from stabdask.files import open_group
 from stabdask.runs.job import RunSpec, cells_identity
 from stabdask.runs.receipts import read_receipts
-from stabdask.runs.store import array_checksum, open_store_field, read_spec
+from stabdask.runs.store import array_checksum, open_store_field, read_spec, region
 from stabdask.schema import Status
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def verify(
     for number, receipt in sorted(receipts.items()):
         for name, checksum in receipt.checksums.items():
             try:
-                matches = array_checksum(group[name][receipt.start : receipt.stop]) == checksum
+                matches = array_checksum(group[name][region(spec, name, number)]) == checksum
             except Exception:  # what a broken chunk raises depends on the codec it breaks in
                 matches = False
             if not matches:

@@ -176,7 +176,9 @@ def test_labels_that_are_not_there() -> None:
 def test_every_scalar_of_real_results_is_summarized(monkeypatch: pytest.MonkeyPatch) -> None:
     atlas = random_atlas(2, clusters=("A", "B", "C"), unlabelled=(0, 11), broken=(5, 6))
     pairs = [("gene0", "gene1"), ("gene2", "gene2")]
-    ds = sd.stability(atlas.cells(), atlas.field, elements=pairs, vectors="right")
+    ds = sd.stability(
+        atlas.cells(), atlas.field, elements=pairs, vectors="right", quantities=["default", "reactivity"]
+    )
     computed = count_blocks(monkeypatch)
     table = sd.summarize(ds)
     # Each block once, though there are a dozen quantities.

@@ -19,7 +19,7 @@ from stabdask.fields.hopfield import HopfieldCluster
 from stabdask.runs import block
 from stabdask.runs.block import BlockTimes, batch_cells, compute_block, finite_rows, output_shapes
 from stabdask.runs.options import make_options
-from stabdask.schema import SCALARS, VARIABLES, Status
+from stabdask.schema import DEFAULT_QUANTITIES, SCALARS, VARIABLES, Status
 
 Array = np.ndarray[Any, Any]
 Results = dict[str, Array]
@@ -315,7 +315,7 @@ def test_a_single_quantity_is_the_same_as_among_all(name: str) -> None:
     atlas = random_atlas(1, broken=(2,))
     alone = solved(atlas, quantities=[name])
     assert set(alone) == {name, "eigenvalue", "active", "status"}
-    everything = solved(atlas)
+    everything = solved(atlas, quantities=["default", "reactivity"])
     for key, values in alone.items():
         np.testing.assert_array_equal(values, everything[key])
 
@@ -432,14 +432,19 @@ atlases = st.builds(
     broken=st.sampled_from([(), (3, 10)]),
     unlabelled=st.sampled_from([(), (0, 4)]),
 )
-ASKED: dict[str, Any] = {"vectors": "both", "elements": [("gene1", "gene0"), ("gene2", "gene2")]}
+ASKED: dict[str, Any] = {
+    "vectors": "both",
+    "elements": [("gene1", "gene0"), ("gene2", "gene2")],
+    "quantities": ["default", "reactivity", "eigenvalue_condition", "participation", "sensitivity"],
+}
 
 
 @given(atlases, st.permutations(range(14)))
 @settings(max_examples=25)
 def test_the_order_of_cells_does_not_matter(atlas: RandomAtlas, order: list[int]) -> None:
     shuffled = solved(atlas, atlas.x[order], atlas.codes[order], **ASKED)
-    same({name: values[order] for name, values in solved(atlas, **ASKED).items()}, shuffled)
+    whole = solved(atlas, **ASKED)
+    same({n: v if VARIABLES[n].per_partition else v[order] for n, v in whole.items()}, shuffled)
 
 
 @given(atlases, st.lists(st.integers(0, 14), max_size=5))
@@ -448,7 +453,12 @@ def test_the_cut_into_blocks_does_not_matter(atlas: RandomAtlas, cuts: list[int]
     bounds = [0, *sorted(cuts), 14]
     parts = [solved(atlas, atlas.x[a:b], atlas.codes[a:b], **ASKED) for a, b in pairwise(bounds)]
     whole = solved(atlas, **ASKED)
-    same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in whole}
+    # Sums over cells are added to, block by block.
+    same(
+        whole,
+        {n: v.sum(axis=0, keepdims=True) if VARIABLES[n].per_partition else v for n, v in joined.items()},
+    )
 
 
 @given(atlases, st.lists(st.integers(0, 14), max_size=5), st.booleans())
@@ -507,7 +517,7 @@ def test_the_order_of_genes_in_the_field_does_not_matter(atlas: RandomAtlas, ord
     before = solved(atlas, **ASKED)
     after = compute_block(atlas.x[:, order], atlas.codes, field, make_options(field, **ASKED))
     np.testing.assert_array_equal(before["status"], after["status"])
-    for name in SCALARS:
+    for name in (*DEFAULT_QUANTITIES, "reactivity"):
         if name not in ("residual", "trace_defect"):
             np.testing.assert_allclose(after[name], before[name], rtol=1e-7, atol=1e-7, err_msg=name)
     np.testing.assert_allclose(after["element"], before["element"], atol=1e-12)

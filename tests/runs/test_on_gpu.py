@@ -80,6 +80,8 @@ def assert_close(found: dict[str, Array], expected: dict[str, Array], tolerance:
             "stable_count",
             "near_switch_count",
             "audit_missed",
+            "driver_cells",
+            "det_sign",
         ):
             np.testing.assert_array_equal(found[name], values, err_msg=name)
         elif name not in ("residual", "trace_defect", "audit_difference"):
@@ -100,10 +102,13 @@ ATLASES: dict[str, Callable[[], RandomAtlas]] = {
 
 
 @pytest.mark.parametrize("name", ATLASES)
-@pytest.mark.parametrize("vectors", ["none", "both"])
+@pytest.mark.parametrize("vectors", ["none", "both", "drivers"])
 def test_results_are_those_of_the_host(gpu: FakeGpu, uploads: list[Any], name: str, vectors: str) -> None:
     atlas = ATLASES[name]()
     asked: dict[str, Any] = {"vectors": vectors}
+    if vectors == "drivers":
+        wanted = ["default", "reactivity", "eigenvalue_condition", "participation", "sensitivity"]
+        asked = {"vectors": "none", "quantities": wanted}
     if atlas.field.n_genes > 2:
         asked["elements"] = ELEMENTS
     found = solved(atlas, "cuda", **asked)

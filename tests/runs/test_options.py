@@ -16,7 +16,14 @@ from stabdask.errors import BackendUnavailableError, MissingKeyError, StabdaskEr
 from stabdask.kernels.eig import BACKENDS
 from stabdask.runs.block import compute_block, output_shapes
 from stabdask.runs.options import Options, make_options
-from stabdask.schema import CLOSED_FORM_QUANTITIES, SCALARS, VARIABLES
+from stabdask.schema import (
+    CLOSED_FORM_QUANTITIES,
+    DEFAULT_QUANTITIES,
+    MODE_QUANTITIES,
+    QUANTITIES,
+    SCALARS,
+    VARIABLES,
+)
 
 ATLAS = random_atlas(0, n_cells=5, n_genes=9, n_regulators=(5, 3))
 FIELD = ATLAS.field
@@ -29,7 +36,7 @@ def test_the_defaults() -> None:
         modes=10,
         vectors="none",
         elements=(),
-        quantities=tuple(name for name in SCALARS if name != "residual"),
+        quantities=DEFAULT_QUANTITIES,
         dtype="float64",
         backend=BACKENDS[0],
         tolerance=0.0,
@@ -37,7 +44,9 @@ def test_the_defaults() -> None:
     assert options.variables() == tuple(
         name
         for name, variable in VARIABLES.items()
-        if name not in ("right_vector", "left_vector", "element", "residual") and variable.needs != "audit"
+        if name not in ("right_vector", "left_vector", "element", "residual")
+        and variable.needs not in ("audit", "both vectors")
+        and not variable.on_request
     )
 
 
@@ -150,7 +159,7 @@ requests = st.fixed_dictionaries(
         "modes": st.none() | st.integers(1, 12),
         "vectors": st.sampled_from(["none", "right", "both"]),
         "elements": st.lists(st.tuples(*[st.sampled_from(FIELD.genes.tolist())] * 2), max_size=3),
-        "quantities": st.none() | st.lists(st.sampled_from(SCALARS), max_size=4),
+        "quantities": st.none() | st.lists(st.sampled_from(QUANTITIES), max_size=4),
         "dtype": st.sampled_from(["float64", "float32"]),
         "tolerance": st.floats(0, 1),
     }
@@ -163,7 +172,8 @@ def test_every_request_is_either_refused_or_answered_as_announced(asked: dict[st
     contradicts = asked["spectrum"] == "none" and (
         asked["vectors"] != "none" or not set(asked["quantities"] or ()) <= set(CLOSED_FORM_QUANTITIES)
     )
-    contradicts |= asked["vectors"] == "none" and "residual" in (asked["quantities"] or ())
+    solves = bool(set(asked["quantities"] or ()) & MODE_QUANTITIES.keys())
+    contradicts |= not solves and asked["vectors"] == "none" and "residual" in (asked["quantities"] or ())
     if contradicts:
         with pytest.raises(UsageError):
             make_options(FIELD, **asked)
@@ -184,4 +194,10 @@ def test_every_request_is_either_refused_or_answered_as_announced(asked: dict[st
     if asked["vectors"] != "none":
         assert shapes["right_vector"] == (5, kept, 9)
     if asked["quantities"] is not None:
-        assert set(asked["quantities"]) == set(out) & set(SCALARS)
+        assert set(asked["quantities"]) & set(SCALARS) == set(out) & set(SCALARS)
+        made = {
+            part
+            for name in set(asked["quantities"]) & MODE_QUANTITIES.keys()
+            for part in MODE_QUANTITIES[name]
+        }
+        assert made <= set(out)

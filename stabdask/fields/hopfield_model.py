@@ -1,0 +1,107 @@
+"""What the parameters of one cluster of a Hopfield field imply for every cell of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.fields.base import Array, Index
+from stabdask.fields.hill import HillParameters
+from stabdask.kernels.scaled import ScaledSystem
+
+if TYPE_CHECKING:
+    from stabdask.fields.hopfield_cluster import HopfieldCluster
+
+__all__ = ["ClusterModel"]
+
+_SPARSE = 0.15
+"""Below this share of entries that are not zero, a sparse product is quicker than a dense one."""
+
+
+def _sparse_or_dense(weights: npt.NDArray[np.floating[Any]]) -> Any:
+    import scipy.sparse
+
+    share = np.count_nonzero(weights) / max(1, weights.size)
+    return (
+        scipy.sparse.csr_array(weights, dtype=np.float64) if share < _SPARSE else weights.astype(np.float64)
+    )
+
+
+@dataclass(frozen=True)
+class ClusterModel:
+    """What one cluster's parameters imply for every cell of it.
+
+    Attributes
+    ----------
+    n_union
+        Number of regulators of the field (over all clusters).
+    columns
+        ``(r,)`` positions of this cluster's regulators among the field's.
+    regulators, weights, gamma, bias, hill
+        As in `HopfieldCluster`, with `hill` for the regulators only.
+    core_weights
+        ``(r, r)``: W restricted to regulators.
+    system
+        What the cores of all cells have in common.
+    drive
+        W in double precision, sparse where most of it is zero.
+    column_norms
+        ``(r,)``: sum over effectors of W_ij^2; `outside_norms` the same over genes that do not regulate.
+    symmetric
+        ``(r, r)``: W_RR o W_RR^T.
+    rest
+        Eigenvalues -gamma of the genes that do not regulate, descending.
+    """
+
+    n_union: int
+    columns: Index
+    regulators: Index
+    weights: npt.NDArray[np.floating[Any]]
+    gamma: Array
+    bias: Array
+    hill: HillParameters
+    core_weights: Array
+    system: ScaledSystem
+    drive: Any
+    column_norms: Array
+    outside_norms: Array
+    symmetric: Array
+    rest: Array
+
+    @classmethod
+    def of(cls, p: HopfieldCluster, union: Index) -> ClusterModel:
+        """Derive the model of a cluster from its parameters and the field's regulators."""
+        core = p.weights[p.regulators].astype(np.float64)
+        norms = np.einsum("ij,ij->j", p.weights, p.weights, dtype=np.float64)
+        outside = np.ones(len(p.gamma), dtype=bool)
+        outside[p.regulators] = False
+        rows = p.weights[outside]
+        return cls(
+            n_union=len(union),
+            columns=np.searchsorted(union, p.regulators),
+            regulators=p.regulators,
+            weights=p.weights,
+            gamma=p.gamma,
+            bias=p.bias,
+            hill=p.hill.take(p.regulators),
+            core_weights=core,
+            system=ScaledSystem.of(core, p.gamma[p.regulators]),
+            drive=_sparse_or_dense(p.weights),
+            column_norms=norms,
+            outside_norms=np.einsum("ij,ij->j", rows, rows, dtype=np.float64),
+            symmetric=core * core.T,
+            rest=np.sort(-p.gamma[outside])[::-1],
+        )
+
+    def on_device(self, cupy: Any) -> ClusterModel:
+        """Return the model with what cells are computed from on the current GPU, W in its own precision.
+
+        What is looked at once a cluster (`columns`, `system`, `outside_norms`, `rest`) stays on the host.
+        """
+        moved = ("regulators", "weights", "gamma", "bias", "core_weights", "column_norms", "symmetric")
+        arrays = {name: cupy.asarray(getattr(self, name)) for name in moved}
+        # A second W in double precision would take twice the memory of this one; products widen it as they go.
+        return replace(self, **arrays, hill=self.hill.on_device(cupy), drive=arrays["weights"])

@@ -1,0 +1,180 @@
+"""What eigenvectors of cores give: vectors over genes, condition numbers, and who drives a mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.fields.base import Index, Linearization
+from stabdask.kernels.arrays import XArray, array_module, to_host
+from stabdask.kernels.eig import canonical_phase
+from stabdask.schema import Status
+
+__all__ = ["EDGE_BYTES", "CoreModes", "write_modes"]
+
+EDGE_BYTES = 16 * 2**20
+"""Sensitivities to all edges of the cells whose largest are looked for together."""
+_SMALLEST_OVERLAP = 1e-150
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class CoreModes:
+    """The leading modes of the cores of some cells.
+
+    Attributes
+    ----------
+    cells
+        Rows of the linearization.
+    rows
+        Rows of the block, where results go.
+    labels
+        Number of each cell's cluster label.
+    values
+        ``(cell, mode)`` eigenvalues, NaN where there are none.
+    right, left
+        ``(cell, mode, k)`` vectors of the cores, or None for `left`.
+    """
+
+    cells: Index
+    rows: Index
+    labels: npt.NDArray[np.integer[Any]]
+    values: XArray
+    right: XArray
+    left: XArray | None
+
+
+def write_modes(linear: Linearization, modes: CoreModes, out: Arrays) -> None:
+    """Write everything that `out` has room for and vectors are needed for; see `stabdask.schema`."""
+    status = out["status"][modes.rows]
+    lifted_size = _write_right(linear, modes, out)
+    if modes.left is None:
+        return
+    if "left_vector" in out:
+        lifted = linear.lift_left(modes.cells, modes.left)
+        _write_vectors(out["left_vector"], modes, lifted)
+    left, right = to_host(modes.left), to_host(modes.right)
+    overlap = np.einsum("cmk,cmk->cm", left.conj(), right).astype(np.complex128)
+    if "eigenvalue_condition" in out and lifted_size is not None:
+        size = np.sqrt((np.abs(left) ** 2).sum(axis=2, dtype=np.float64))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            condition = lifted_size * size / np.abs(overlap)
+        missing = np.isnan(to_host(modes.values).real)
+        out["eigenvalue_condition"][modes.rows, : overlap.shape[1]] = np.where(missing, np.nan, condition)
+    if "driver_cells" not in out:
+        return
+    # A defective mode has no finite share: it would be all there is of a mean.
+    sound = np.isin(status, (Status.OK, Status.INACCURATE))
+    counted = sound[:, None] & (np.abs(overlap) > _SMALLEST_OVERLAP) & np.isfinite(overlap)
+    counted = counted[:, : out["driver_cells"].shape[2]]
+    np.add.at(out["driver_cells"][0, :, : counted.shape[1]], modes.labels, counted)
+    if "participation_sum" in out:
+        _add_participation(linear, modes, right, left, counted, out)
+    if "sensitivity_sum" in out and overlap.shape[1]:
+        _add_sensitivity(linear, modes, right[:, 0], left[:, 0], counted[:, 0], out)
+
+
+def _write_right(linear: Linearization, modes: CoreModes, out: Arrays) -> npt.NDArray[np.float64] | None:
+    """Write right eigenvectors; return the norms of what cores' unit vectors become over all genes."""
+    if "right_vector" not in out and "eigenvalue_condition" not in out:
+        return None
+    xp = array_module(modes.values)
+    missing = xp.isnan(modes.values.real)
+    lifted, degenerate = linear.lift_right(modes.cells, xp.where(missing, 0.0, modes.values), modes.right)
+    if "right_vector" in out:
+        _write_vectors(out["right_vector"], modes, lifted)
+    status = out["status"]
+    status[modes.rows[degenerate & (status[modes.rows] == Status.OK)]] = Status.DEFECTIVE
+    size = to_host(xp.sqrt((xp.abs(lifted) ** 2).sum(axis=2))).astype(np.float64)
+    # What has no part in the core is orthogonal to every left vector.
+    return np.where(degenerate[:, None], np.inf, size)
+
+
+def _write_vectors(target: npt.NDArray[Any], modes: CoreModes, lifted: XArray) -> None:
+    xp = array_module(lifted)
+    unit = canonical_phase(lifted)
+    nothing = xp.isnan(xp.asarray(modes.values).real)[:, :, None]
+    target[modes.rows, : unit.shape[1]] = to_host(xp.where(nothing, complex(np.nan, np.nan), unit))
+
+
+def _add_participation(
+    linear: Linearization,
+    modes: CoreModes,
+    right: npt.NDArray[Any],
+    left: npt.NDArray[Any],
+    counted: npt.NDArray[np.bool_],
+    out: Arrays,
+) -> None:
+    width = counted.shape[1]
+    shares = linear.participation(modes.cells, right[:, :width], left[:, :width])
+    if "participation" in out:
+        missing = np.isnan(to_host(modes.values).real)[:, :width, None]
+        out["participation"][modes.rows, :width] = np.where(missing, complex(np.nan, np.nan), shares)
+    real = np.where(counted[:, :, None], shares.real, 0.0)
+    for label in np.unique(modes.labels):
+        own = real[modes.labels == label]
+        out["participation_sum"][0, label, :width] += own.sum(axis=0)
+        out["participation_squares"][0, label, :width] += np.einsum("cmr,cmr->mr", own, own)
+
+
+def _add_sensitivity(
+    linear: Linearization,
+    modes: CoreModes,
+    right: npt.NDArray[Any],
+    left: npt.NDArray[Any],
+    counted: npt.NDArray[np.bool_],
+    out: Arrays,
+) -> None:
+    """Add Re(a_i b_j) and its square over cells: products of matrices, no array of cells by edges."""
+    effect, cause = linear.edge_factors(modes.cells, right, left)
+    effect, cause = (np.where(counted[:, None], part, 0.0) for part in (effect, cause))
+    if "top_edge_sensitivity" in out:
+        rounding = 1e3 * float(np.finfo(right.dtype).eps)
+        _write_top_edges(linear.edges(), modes.rows, effect, cause, rounding, out)
+    for label in np.unique(modes.labels[counted]):
+        own = counted & (modes.labels == label)
+        a, b = effect[own], cause[own]
+        total, squares = out["sensitivity_sum"][0, label], out["sensitivity_squares"][0, label]
+        total += a.real.T @ b.real
+        squares += (a.real**2).T @ b.real**2
+        if a.imag.any() or b.imag.any():
+            total -= a.imag.T @ b.imag
+            squares += (a.imag**2).T @ b.imag**2 - 2.0 * (a.real * a.imag).T @ (b.real * b.imag)
+
+
+def _write_top_edges(
+    edges: tuple[Index, Index],
+    rows: Index,
+    effect: npt.NDArray[np.complex128],
+    cause: npt.NDArray[np.complex128],
+    rounding: float,
+    out: Arrays,
+) -> None:
+    """Write, per cell, the edges of its network to which the leading mode is most sensitive.
+
+    Less than `rounding` of what the largest components of both vectors would give is nothing.
+    """
+    effectors, regulators = edges
+    kept = min(out["top_edge_sensitivity"].shape[1], len(effectors))
+    if not kept:
+        return
+    step = max(1, EDGE_BYTES // (8 * len(effectors)))
+    for first in range(0, len(rows), step):
+        part = slice(first, first + step)
+        a, b = effect[part], cause[part]
+        found = a.real[:, effectors] * b.real[:, regulators]
+        found -= a.imag[:, effectors] * b.imag[:, regulators]
+        size = np.abs(found)
+        top = np.argpartition(-size, kept - 1, axis=1)[:, :kept]
+        order = np.lexsort((top, -np.take_along_axis(size, top, axis=1)), axis=1)
+        top = np.take_along_axis(top, order, axis=1)
+        values = np.take_along_axis(found, top, axis=1)
+        here = rows[part]
+        nothing = np.abs(values) <= rounding * (np.abs(a).max(axis=1) * np.abs(b).max(axis=1))[:, None]
+        out["top_edge_sensitivity"][here, :kept] = np.where(nothing, np.nan, values)
+        out["top_edge_effector"][here, :kept] = np.where(nothing, -1, effectors[top])
+        out["top_edge_regulator"][here, :kept] = np.where(nothing, -1, regulators[top])
