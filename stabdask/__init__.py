@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stabdask import plotting as pl
     from stabdask.analysis.aggregate import extremes, summarize
+    from stabdask.analysis.drivers import driver_edges, driver_genes
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
     from stabdask.atlas.exporters import to_anndata
@@ -39,6 +40,8 @@ _HOMES = {
     "StoreStatus": "stabdask.runs.status",
     "VerifyReport": "stabdask.runs.verify",
     "complete_spectrum": "stabdask.analysis.spectra",
+    "driver_edges": "stabdask.analysis.drivers",
+    "driver_genes": "stabdask.analysis.drivers",
     "extremes": "stabdask.analysis.aggregate",
     "open_cells": "stabdask.atlas.cells",
     "open_results": "stabdask.runs.results",
@@ -64,6 +67,8 @@ __all__ = [
     "VerifyReport",
     "__version__",
     "complete_spectrum",
+    "driver_edges",
+    "driver_genes",
     "extremes",
     "open_cells",
     "open_results",

@@ -307,6 +307,12 @@ _REGISTRY: tuple[Variable, ...] = (
         "both vectors", on_request=True,
     ),
     Variable(
+        "leading_cells", _PARTS, "count", "1", "cells whose core leads",
+        "Number of cells of the cluster, in the partition, in which the leading mode of the core sets the spectral "
+        "abscissa; in the others it is -gamma of a gene outside the core.",
+        "both vectors", on_request=True,
+    ),
+    Variable(
         "participation_sum", (*_PARTS, "vector_mode", "regulator"), "float", "1", "sum of participation",
         "Sum over those cells of the real part of participation.",
         "both vectors", _PARTICIPATION, on_request=True,
@@ -380,8 +386,8 @@ DEFAULT_QUANTITIES: tuple[str, ...] = tuple(
 )
 """What is computed when nothing is asked for (residuals come with vectors, elements with pairs)."""
 
-_PARTICIPATION_MEANS = ("driver_cells", "participation_sum", "participation_squares")
-_SENSITIVITY_MEANS = ("driver_cells", "sensitivity_sum", "sensitivity_squares")
+_PARTICIPATION_MEANS = ("driver_cells", "leading_cells", "participation_sum", "participation_squares")
+_SENSITIVITY_MEANS = ("driver_cells", "leading_cells", "sensitivity_sum", "sensitivity_squares")
 _TOP_EDGES = ("top_edge_effector", "top_edge_regulator", "top_edge_sensitivity")
 
 MODE_QUANTITIES: dict[str, tuple[str, ...]] = {

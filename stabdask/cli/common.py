@@ -72,7 +72,12 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="I:J,...",
         help="Jacobian elements effector:regulator, e.g. GATA1:GATA2,FLI1:KLF1, or @FILE with one pair a line",
     )
-    what.add_argument("--quantities", default=None, metavar="NAME,...", help="scalars to keep (all)")
+    what.add_argument(
+        "--quantities",
+        default=None,
+        metavar="NAME,...",
+        help="what to keep beside eigenvalues (default); e.g. default,reactivity,drivers",
+    )
     what.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="of the eigensolver")
     what.add_argument("--backend", default="auto", help="eigensolver backend (auto)")
     what.add_argument(

@@ -55,6 +55,16 @@ class HopfieldLinearization(Linearization):
     def _host_slope(self) -> Array:
         return to_host(self._slope)
 
+    @cached_property
+    def _own_numbers(self) -> Array:
+        """``(cell, regulator of the cluster)``: 1.0 where it is active, for products of matrices."""
+        return self._own.astype(np.float64)
+
+    @cached_property
+    def _driven_squares(self) -> Array:
+        """Squared norm of W diag(phi') of each cell."""
+        return to_host(self._slope**2 @ self._here.column_norms)
+
     def _rows(self, cells: Index) -> XArray:
         """Return `cells` where this linearization is."""
         return self._xp.asarray(cells)
@@ -208,12 +218,13 @@ class HopfieldLinearization(Linearization):
         """Return the product of -gamma outside the core; see `Linearization.rest_determinant`."""
         model = self._model
         own = model.gamma[model.regulators]
-        inactive = ~self._own
         zero = own == 0
-        logs = inactive @ np.log(np.where(zero, 1.0, np.abs(own)))
-        negative = inactive @ (own > 0).astype(np.intp) + np.count_nonzero(model.rest < 0)
-        vanishes = (inactive[:, zero]).any(axis=1) | bool((model.rest == 0).any())
+        terms = np.stack([np.log(np.where(zero, 1.0, np.abs(own))), own > 0, zero])
+        # All regulators, less those of the core: small integers come out exact.
+        logs, negative, zeros = terms.sum(axis=1)[:, None] - terms @ self._own_numbers.T
         logs += np.log(np.abs(model.rest[model.rest != 0])).sum()
+        negative += np.count_nonzero(model.rest < 0)
+        vanishes = zeros + np.count_nonzero(model.rest == 0) > 0
         return np.where(vanishes, -np.inf, logs), np.where(vanishes, 0.0, 1.0 - 2.0 * (negative % 2))
 
     def trace(self) -> Array:
@@ -228,7 +239,7 @@ class HopfieldLinearization(Linearization):
         The two terms cancel for a nearly symmetric Jacobian; such cells are recomputed entry by entry.
         """
         model, here, slope = self._model, self._here, self._slope
-        squares = to_host(slope**2 @ here.column_norms)
+        squares = self._driven_squares
         crossed = to_host(self._xp.einsum("cj,cj->c", slope @ here.symmetric, slope))
         difference = squares - crossed
         out: Array = np.sqrt(0.5 * np.maximum(difference, 0.0))
@@ -244,8 +255,8 @@ class HopfieldLinearization(Linearization):
         model, here, slope = self._model, self._here, self._slope
         own = model.gamma[model.regulators]
         loops = here.gamma[here.regulators] * self._xp.diagonal(here.core_weights)
-        driven = to_host(slope**2 @ here.column_norms - 2.0 * (slope @ loops))
-        squares: Array = driven + self._own @ own**2
+        driven = self._driven_squares - 2.0 * to_host(slope @ loops)
+        squares: Array = driven + self._own_numbers @ own**2
         return squares
 
     def reactivity(self) -> Array:
@@ -253,9 +264,7 @@ class HopfieldLinearization(Linearization):
         from stabdask.kernels.lanczos import largest_eigenvalues, matrices_at_once
 
         model, n = self._model, len(self._model.gamma)
-        bound = np.sqrt(to_host(self._slope**2 @ self._here.column_norms)) + np.abs(model.gamma).max(
-            initial=0.0
-        )
+        bound = np.sqrt(self._driven_squares) + np.abs(model.gamma).max(initial=0.0)
         values = np.empty(len(bound))
         step = matrices_at_once(n)
         for first in range(0, len(bound), step):

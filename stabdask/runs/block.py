@@ -17,7 +17,7 @@ import numpy.typing as npt
 from stabdask.fields.base import Field, Index, Linearization
 from stabdask.kernels.arrays import XArray, to_host
 from stabdask.kernels.threads import single_threaded_blas
-from stabdask.runs.modes import CoreModes, write_modes
+from stabdask.runs.modes import Batch, CoreModes, write_modes
 from stabdask.runs.options import TOP_EDGES, Options
 from stabdask.runs.scalars import (
     TOP,
@@ -315,6 +315,7 @@ def _compute_spectra(
 ) -> None:
     """Fill `out` at `rows` with what is read off eigenvalues and vectors."""
     top = np.empty((len(rows), TOP), dtype=np.complex128)
+    rest = linear.rest_leading()
     if options.iterates:
         # Here and below: what it takes to iterate is loaded where it is used, for a quick start everywhere else.
         from stabdask.runs.leading import leading_batch_cells
@@ -323,32 +324,31 @@ def _compute_spectra(
         step = leading_batch_cells(options, field)
         for first in range(0, len(rows), step):
             members = np.arange(first, min(first + step, len(rows)))
-            at = rows[members]
-            top[members], state = _iterate_batch(linear, members, at, labels[at], options, state, out, times)
+            batch = Batch(members, rows[members], labels[rows[members]], rest[members, 0])
+            top[members], state = _iterate_batch(linear, batch, options, state, out, times)
     else:
         # Cells with cores of similar size go together: little padding, few calls.
         order = np.argsort(linear.sizes, kind="stable")
         step = batch_cells(options, field)
         for first in range(0, len(order), step):
             members = order[first : first + step]
-            at = rows[members]
-            top[members] = _solve_batch(linear, members, at, labels[at], options, field, out, times)
+            batch = Batch(members, rows[members], labels[rows[members]], rest[members, 0])
+            top[members] = _solve_batch(linear, batch, options, field, out, times)
     start = time.perf_counter()
-    write_spectral_scalars(linear, rows, top, options.tolerance, out)
+    write_spectral_scalars(linear, rows, top, rest, options.tolerance, out)
     times.closed_form_s += time.perf_counter() - start
 
 
 def _solve_batch(
     linear: Linearization,
-    members: Index,
-    rows: Index,
-    labels: npt.NDArray[np.integer[Any]],
+    batch: Batch,
     options: Options,
     field: Field,
     out: dict[str, npt.NDArray[Any]],
     times: BlockTimes,
 ) -> npt.NDArray[np.complex128]:
-    """Solve the cores of `members`, write their results at `rows`, return their leading eigenvalues."""
+    """Solve the cores of a batch, write their results, return their leading eigenvalues."""
+    members, rows = batch.cells, batch.rows
     start = time.perf_counter()
     vectors = options.solved_vectors
     modes = None if vectors == "none" else options.vector_modes(field)
@@ -365,22 +365,21 @@ def _solve_batch(
             out[name][rows] = values
     if result.right is not None:
         values = result.eigenvalues[:, : result.right.shape[1]]
-        write_modes(linear, CoreModes(members, rows, labels, values, result.right, result.left), out)
+        write_modes(linear, CoreModes(batch, values, result.right, result.left), out)
     times.lift_s += time.perf_counter() - solved
     return leading(result.eigenvalues)
 
 
 def _iterate_batch(
     linear: Linearization,
-    members: Index,
-    rows: Index,
-    labels: npt.NDArray[np.integer[Any]],
+    batch: Batch,
     options: Options,
     state: npt.NDArray[Any] | None,
     out: dict[str, npt.NDArray[Any]],
     times: BlockTimes,
 ) -> tuple[npt.NDArray[np.complex128], npt.NDArray[Any] | None]:
-    """Iterate for the leading modes of `members`; returns them and what the next batch may start from."""
+    """Iterate for the leading modes of a batch; returns them and what the next batch may start from."""
+    members, rows = batch.cells, batch.rows
     from stabdask.runs.leading import core_counts, solve_leading
 
     begin = time.perf_counter()
@@ -406,7 +405,7 @@ def _iterate_batch(
             else linear.core_vectors(members, np.where(present, vectors[:, :kept], 0.0))
             for vectors in (result.right, result.left)
         )
-        write_modes(linear, CoreModes(members, rows, labels, values, right, left), out)
+        write_modes(linear, CoreModes(batch, values, right, left), out)
     times.lift_s += time.perf_counter() - solved
     return leading(result.eigenvalues), result.start if result.start is not None else state
 

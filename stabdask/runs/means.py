@@ -26,9 +26,10 @@ def merge_sums(ds: xr.Dataset) -> xr.Dataset:
     -------
     xarray.Dataset
         With ``participation_mean`` and ``participation_std (cluster, vector_mode, regulator)``, ``sensitivity_mean``
-        and ``sensitivity_std (cluster, core_effector, regulator)`` and ``driver_cells (cluster, vector_mode)``, the
-        cells they are of, where `ds` has their sums. The standard deviation is that of the population (ddof 0). NaN for
-        clusters without such cells. What partitions that are missing would add is left out.
+        and ``sensitivity_std (cluster, core_effector, regulator)``, ``driver_cells (cluster, vector_mode)``, the cells
+        they are of, and ``leading_cells (cluster)``, where `ds` has their sums. The standard deviation is that of the
+        population (ddof 0). NaN for clusters without such cells. What partitions that are missing would add is left
+        out.
     """
     if "driver_cells" not in ds:
         return ds
@@ -36,7 +37,10 @@ def merge_sums(ds: xr.Dataset) -> xr.Dataset:
     count = cells.where(cells >= 0, 0).sum("partition").astype(np.int64)
     count.attrs = dict(VARIABLES["driver_cells"].attrs)
     count.attrs["description"] = "Number of cells in the means of drivers, by mode."
-    out: dict[str, Any] = {"driver_cells": count}
+    leading = ds["leading_cells"]
+    leading = leading.where(leading >= 0, 0).sum("partition").astype(np.int64)
+    leading.attrs = {**VARIABLES["leading_cells"].attrs, "description": "Number of cells whose core leads."}
+    out: dict[str, Any] = {"driver_cells": count, "leading_cells": leading}
     for name, long_name in _MEANS.items():
         if f"{name}_sum" not in ds:
             continue

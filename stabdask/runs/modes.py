@@ -13,7 +13,7 @@ from stabdask.kernels.arrays import XArray, array_module, to_host
 from stabdask.kernels.eig import canonical_phase
 from stabdask.schema import Status
 
-__all__ = ["EDGE_BYTES", "CoreModes", "write_modes"]
+__all__ = ["EDGE_BYTES", "Batch", "CoreModes", "write_modes"]
 
 EDGE_BYTES = 16 * 2**20
 """Sensitivities to all edges of the cells whose largest are looked for together."""
@@ -23,8 +23,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class CoreModes:
-    """The leading modes of the cores of some cells.
+class Batch:
+    """Cells that are solved together.
 
     Attributes
     ----------
@@ -34,15 +34,31 @@ class CoreModes:
         Rows of the block, where results go.
     labels
         Number of each cell's cluster label.
+    rest
+        ``(cell,)``: the largest eigenvalue outside the core.
+    """
+
+    cells: Index
+    rows: Index
+    labels: npt.NDArray[np.integer[Any]]
+    rest: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CoreModes:
+    """The leading modes of the cores of a batch.
+
+    Attributes
+    ----------
+    batch
+        The cells.
     values
         ``(cell, mode)`` eigenvalues, NaN where there are none.
     right, left
         ``(cell, mode, k)`` vectors of the cores, or None for `left`.
     """
 
-    cells: Index
-    rows: Index
-    labels: npt.NDArray[np.integer[Any]]
+    batch: Batch
     values: XArray
     right: XArray
     left: XArray | None
@@ -50,12 +66,12 @@ class CoreModes:
 
 def write_modes(linear: Linearization, modes: CoreModes, out: Arrays) -> None:
     """Write everything that `out` has room for and vectors are needed for; see `stabdask.schema`."""
-    status = out["status"][modes.rows]
+    status = out["status"][modes.batch.rows]
     lifted_size = _write_right(linear, modes, out)
     if modes.left is None:
         return
     if "left_vector" in out:
-        lifted = linear.lift_left(modes.cells, modes.left)
+        lifted = linear.lift_left(modes.batch.cells, modes.left)
         _write_vectors(out["left_vector"], modes, lifted)
     left, right = to_host(modes.left), to_host(modes.right)
     overlap = np.einsum("cmk,cmk->cm", left.conj(), right).astype(np.complex128)
@@ -64,14 +80,19 @@ def write_modes(linear: Linearization, modes: CoreModes, out: Arrays) -> None:
         with np.errstate(divide="ignore", invalid="ignore"):
             condition = lifted_size * size / np.abs(overlap)
         missing = np.isnan(to_host(modes.values).real)
-        out["eigenvalue_condition"][modes.rows, : overlap.shape[1]] = np.where(missing, np.nan, condition)
+        out["eigenvalue_condition"][modes.batch.rows, : overlap.shape[1]] = np.where(
+            missing, np.nan, condition
+        )
     if "driver_cells" not in out:
         return
     # A defective mode has no finite share: it would be all there is of a mean.
     sound = np.isin(status, (Status.OK, Status.INACCURATE))
     counted = sound[:, None] & (np.abs(overlap) > _SMALLEST_OVERLAP) & np.isfinite(overlap)
     counted = counted[:, : out["driver_cells"].shape[2]]
-    np.add.at(out["driver_cells"][0, :, : counted.shape[1]], modes.labels, counted)
+    np.add.at(out["driver_cells"][0, :, : counted.shape[1]], modes.batch.labels, counted)
+    if overlap.shape[1]:
+        first = to_host(modes.values[:, 0]).real
+        np.add.at(out["leading_cells"][0], modes.batch.labels, counted[:, 0] & (first >= modes.batch.rest))
     if "participation_sum" in out:
         _add_participation(linear, modes, right, left, counted, out)
     if "sensitivity_sum" in out and overlap.shape[1]:
@@ -84,11 +105,13 @@ def _write_right(linear: Linearization, modes: CoreModes, out: Arrays) -> npt.ND
         return None
     xp = array_module(modes.values)
     missing = xp.isnan(modes.values.real)
-    lifted, degenerate = linear.lift_right(modes.cells, xp.where(missing, 0.0, modes.values), modes.right)
+    lifted, degenerate = linear.lift_right(
+        modes.batch.cells, xp.where(missing, 0.0, modes.values), modes.right
+    )
     if "right_vector" in out:
         _write_vectors(out["right_vector"], modes, lifted)
     status = out["status"]
-    status[modes.rows[degenerate & (status[modes.rows] == Status.OK)]] = Status.DEFECTIVE
+    status[modes.batch.rows[degenerate & (status[modes.batch.rows] == Status.OK)]] = Status.DEFECTIVE
     size = to_host(xp.sqrt((xp.abs(lifted) ** 2).sum(axis=2))).astype(np.float64)
     # What has no part in the core is orthogonal to every left vector.
     return np.where(degenerate[:, None], np.inf, size)
@@ -98,7 +121,7 @@ def _write_vectors(target: npt.NDArray[Any], modes: CoreModes, lifted: XArray) -
     xp = array_module(lifted)
     unit = canonical_phase(lifted)
     nothing = xp.isnan(xp.asarray(modes.values).real)[:, :, None]
-    target[modes.rows, : unit.shape[1]] = to_host(xp.where(nothing, complex(np.nan, np.nan), unit))
+    target[modes.batch.rows, : unit.shape[1]] = to_host(xp.where(nothing, complex(np.nan, np.nan), unit))
 
 
 def _add_participation(
@@ -110,13 +133,13 @@ def _add_participation(
     out: Arrays,
 ) -> None:
     width = counted.shape[1]
-    shares = linear.participation(modes.cells, right[:, :width], left[:, :width])
+    shares = linear.participation(modes.batch.cells, right[:, :width], left[:, :width])
     if "participation" in out:
         missing = np.isnan(to_host(modes.values).real)[:, :width, None]
-        out["participation"][modes.rows, :width] = np.where(missing, complex(np.nan, np.nan), shares)
+        out["participation"][modes.batch.rows, :width] = np.where(missing, complex(np.nan, np.nan), shares)
     real = np.where(counted[:, :, None], shares.real, 0.0)
-    for label in np.unique(modes.labels):
-        own = real[modes.labels == label]
+    for label in np.unique(modes.batch.labels):
+        own = real[modes.batch.labels == label]
         out["participation_sum"][0, label, :width] += own.sum(axis=0)
         out["participation_squares"][0, label, :width] += np.einsum("cmr,cmr->mr", own, own)
 
@@ -130,13 +153,13 @@ def _add_sensitivity(
     out: Arrays,
 ) -> None:
     """Add Re(a_i b_j) and its square over cells: products of matrices, no array of cells by edges."""
-    effect, cause = linear.edge_factors(modes.cells, right, left)
+    effect, cause = linear.edge_factors(modes.batch.cells, right, left)
     effect, cause = (np.where(counted[:, None], part, 0.0) for part in (effect, cause))
     if "top_edge_sensitivity" in out:
         rounding = 1e3 * float(np.finfo(right.dtype).eps)
-        _write_top_edges(linear.edges(), modes.rows, effect, cause, rounding, out)
-    for label in np.unique(modes.labels[counted]):
-        own = counted & (modes.labels == label)
+        _write_top_edges(linear.edges(), modes.batch.rows, effect, cause, rounding, out)
+    for label in np.unique(modes.batch.labels[counted]):
+        own = counted & (modes.batch.labels == label)
         a, b = effect[own], cause[own]
         total, squares = out["sensitivity_sum"][0, label], out["sensitivity_squares"][0, label]
         total += a.real.T @ b.real

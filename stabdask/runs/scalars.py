@@ -105,14 +105,15 @@ def write_spectral_scalars(
     linear: Linearization,
     rows: Index,
     core: npt.NDArray[np.complex128],
+    rest: npt.NDArray[np.float64],
     tolerance: float,
     out: Arrays,
 ) -> None:
     """Write the scalars of the complete spectrum, from what is known of the cores and from the rest.
 
-    `core` has the leading eigenvalues of each core, as `leading` returns them.
+    `core` has the leading eigenvalues of each core, as `leading` returns them, and `rest` those outside it.
     """
-    merged = np.concatenate([core, linear.rest_leading().astype(np.complex128)], axis=1)
+    merged = np.concatenate([core, rest.astype(np.complex128)], axis=1)
     order = np.lexsort((-merged.imag, -merged.real), axis=1)
     merged = np.take_along_axis(merged, order, axis=1)
     first = merged[:, 0]
@@ -129,10 +130,10 @@ def write_spectral_scalars(
     for name, values in scalars.items():
         if name in out:
             out[name][rows] = values
-    for name, rest in zip(("unstable_count", "stable_count"), linear.rest_counts(tolerance), strict=True):
+    for name, others in zip(("unstable_count", "stable_count"), linear.rest_counts(tolerance), strict=True):
         if name in out:
             own = out[name][rows]
-            out[name][rows] = np.where(solved & (own >= 0), own + rest, -1)
+            out[name][rows] = np.where(solved & (own >= 0), own + others, -1)
     if "henrici" in out:
         departure = linear.squares_beyond_rest() - out["henrici"][rows]
         out["henrici"][rows] = np.sqrt(np.maximum(departure, 0.0))
