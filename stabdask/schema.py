@@ -281,7 +281,8 @@ _REGISTRY: tuple[Variable, ...] = (
     Variable(
         "participation", ("cell", "vector_mode", "regulator"), "complex", "1", "participation factors",
         "conj(y_i) x_i / (y^H x): how much the mode is gene i's; sums to 1. Its real part is minus the derivative of "
-        "the mode's real part by gene i's degradation rate. Exactly 0 for genes that are no active regulators.",
+        "the mode's real part by gene i's degradation rate. Exactly 0 for genes that are no active regulators; NaN for "
+        "a defective mode.",
         "both vectors", _PARTICIPATION, on_request=True,
     ),
     Variable(
@@ -303,7 +304,7 @@ _REGISTRY: tuple[Variable, ...] = (
     ),
     Variable(
         "driver_cells", (*_PARTS, "vector_mode"), "count", "1", "cells in the means of drivers",
-        "Number of cells of the cluster, in the partition, whose mode has both vectors and is not defective.",
+        "Number of cells of the cluster, in the partition, that have the mode and in which it is not defective.",
         "both vectors", on_request=True,
     ),
     Variable(

@@ -18,8 +18,8 @@ def add_commands(commands: Any) -> None:
     drivers = commands.add_parser(
         "drivers",
         help="genes and edges behind the leading mode of each cluster",
-        description="Rank genes by participation in the leading mode of a cluster, and edges by how much the growth rate "
-        "of that mode changes with their weight. Needs a run with --quantities default,drivers.",
+        description="Rank genes by participation in the leading mode of a cluster, and edges by how much the growth "
+        "rate of that mode changes with their weight. Needs a run with --quantities default,drivers.",
     )
     add_store(drivers)
     drivers.add_argument("--cluster", action="append", metavar="LABEL", help="may be repeated (all clusters)")
@@ -74,15 +74,13 @@ def _text(genes: pd.DataFrame, edges: pd.DataFrame) -> str:
         else f"; in {1 - known['leading_fraction']:.0%} of them a gene outside the core sets the spectral abscissa"
     )
     lines = [f"{known['cluster']}: mode {known['mode']} of {known['n_cells']:,} cells{leads}"]
-    rows = [[row.gene, f"{row.participation:.3f}", f"{row.std:.3f}"] for row in genes.itertuples()]
-    lines.append(format_table(["gene", "participation", "+-"], rows))
-    lines.append("")
+    columns = [genes[name].tolist() for name in ("gene", "participation", "std")]
+    rows = [[name, f"{share:.3f}", f"{std:.3f}"] for name, share, std in zip(*columns, strict=True)]
+    lines += [format_table(["gene", "participation", "+-"], rows), ""]
+    numbers = edges[["sensitivity", "std", "weight", "contribution"]].to_numpy(dtype=float)
     rows = [
-        [
-            f"{row.regulator} {'-|' if row.weight < 0 else '->'} {row.effector}",
-            *(f"{value:.4g}" for value in (row.sensitivity, row.std, row.weight, row.contribution)),
-        ]
-        for row in edges.itertuples()
+        [f"{regulator} {'-|' if values[2] < 0 else '->'} {effector}", *(f"{value:.4g}" for value in values)]
+        for regulator, effector, values in zip(edges["regulator"], edges["effector"], numbers, strict=True)
     ]
     lines.append(format_table(["edge", "sensitivity", "+-", "weight", "contribution"], rows))
     return "\n".join(lines)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from stabdask.fields.base import Field, Index, Linearization
 from stabdask.kernels.arrays import XArray, to_host
 from stabdask.kernels.threads import single_threaded_blas
-from stabdask.runs.modes import Batch, CoreModes, write_modes
+from stabdask.runs.modes import Batch, CoreModes, cell_status, write_modes
 from stabdask.runs.options import TOP_EDGES, Options
 from stabdask.runs.scalars import (
     TOP,
@@ -355,11 +355,12 @@ def _solve_batch(
     result = linear.solve(members, modes=modes, vectors=vectors, dtype=options.dtype, backend=options.backend)
     solved = time.perf_counter()
     times.eig_s += solved - start
-    out["status"][rows] = result.status
+    sizes = linear.sizes[members]
+    out["status"][rows] = cell_status(result, sizes, keeps_vectors=options.vectors != "none")
     kept = min(out["eigenvalue"].shape[1], result.eigenvalues.shape[1])
     out["eigenvalue"][rows, :kept] = to_host(result.eigenvalues[:, :kept])
     # Scalars see the whole core even where only its leading modes are kept.
-    write_core_scalars(rows, linear.sizes[members], result.eigenvalues, options.tolerance, out)
+    write_core_scalars(rows, sizes, result.eigenvalues, options.tolerance, out)
     for name, values in (("residual", result.residual), ("trace_defect", result.trace_defect)):
         if name in out:
             out[name][rows] = values

@@ -10,14 +10,13 @@ import numpy.typing as npt
 
 from stabdask.fields.base import Index, Linearization
 from stabdask.kernels.arrays import XArray, array_module, to_host
-from stabdask.kernels.eig import canonical_phase
+from stabdask.kernels.eig import EigResult, canonical_phase, inaccuracy_limit
 from stabdask.schema import Status
 
-__all__ = ["EDGE_BYTES", "Batch", "CoreModes", "write_modes"]
+__all__ = ["EDGE_BYTES", "Batch", "CoreModes", "cell_status", "write_modes"]
 
 EDGE_BYTES = 16 * 2**20
 """Sensitivities to all edges of the cells whose largest are looked for together."""
-_SMALLEST_OVERLAP = 1e-150
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -64,9 +63,23 @@ class CoreModes:
     left: XArray | None
 
 
+def cell_status(result: EigResult, sizes: Index, *, keeps_vectors: bool) -> npt.NDArray[np.uint8]:
+    """Return the status of each cell of a batch.
+
+    Where vectors are only used on the way, a defective mode is left out of means, and its condition number says so: the
+    cell's eigenvalues are as good as any.
+    """
+    if keeps_vectors or result.left is None:
+        return result.status
+    limit = inaccuracy_limit(sizes, to_host(result.left[:0]).real.dtype)
+    with np.errstate(invalid="ignore"):
+        inaccurate = (result.residual > limit) | (result.trace_defect > limit)
+    others = np.where(inaccurate, Status.INACCURATE, Status.OK)
+    return np.where(result.status == Status.DEFECTIVE, others, result.status).astype(np.uint8)
+
+
 def write_modes(linear: Linearization, modes: CoreModes, out: Arrays) -> None:
     """Write everything that `out` has room for and vectors are needed for; see `stabdask.schema`."""
-    status = out["status"][modes.batch.rows]
     lifted_size = _write_right(linear, modes, out)
     if modes.left is None:
         return
@@ -86,8 +99,9 @@ def write_modes(linear: Linearization, modes: CoreModes, out: Arrays) -> None:
     if "driver_cells" not in out:
         return
     # A defective mode has no finite share: it would be all there is of a mean.
-    sound = np.isin(status, (Status.OK, Status.INACCURATE))
-    counted = sound[:, None] & (np.abs(overlap) > _SMALLEST_OVERLAP) & np.isfinite(overlap)
+    least = 1e-2 * inaccuracy_limit(linear.sizes[modes.batch.cells], right.real.dtype)
+    with np.errstate(invalid="ignore"):
+        counted = np.abs(overlap) > least[:, None]
     counted = counted[:, : out["driver_cells"].shape[2]]
     np.add.at(out["driver_cells"][0, :, : counted.shape[1]], modes.batch.labels, counted)
     if overlap.shape[1]:
@@ -110,8 +124,8 @@ def _write_right(linear: Linearization, modes: CoreModes, out: Arrays) -> npt.ND
     )
     if "right_vector" in out:
         _write_vectors(out["right_vector"], modes, lifted)
-    status = out["status"]
-    status[modes.batch.rows[degenerate & (status[modes.batch.rows] == Status.OK)]] = Status.DEFECTIVE
+        status, rows = out["status"], modes.batch.rows
+        status[rows[degenerate & (status[rows] == Status.OK)]] = Status.DEFECTIVE
     size = to_host(xp.sqrt((xp.abs(lifted) ** 2).sum(axis=2))).astype(np.float64)
     # What has no part in the core is orthogonal to every left vector.
     return np.where(degenerate[:, None], np.inf, size)
@@ -135,8 +149,8 @@ def _add_participation(
     width = counted.shape[1]
     shares = linear.participation(modes.batch.cells, right[:, :width], left[:, :width])
     if "participation" in out:
-        missing = np.isnan(to_host(modes.values).real)[:, :width, None]
-        out["participation"][modes.batch.rows, :width] = np.where(missing, complex(np.nan, np.nan), shares)
+        known = np.where(counted[:, :, None], shares, complex(np.nan, np.nan))
+        out["participation"][modes.batch.rows, :width] = known
     real = np.where(counted[:, :, None], shares.real, 0.0)
     for label in np.unique(modes.batch.labels):
         own = real[modes.batch.labels == label]

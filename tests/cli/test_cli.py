@@ -434,3 +434,28 @@ def test_every_error_has_an_exit_code_and_a_standard_base() -> None:
     for error in errors:
         assert error.exit_code in (1, 2, 3, 5)
         assert any(base.__module__ == "builtins" and base is not Exception for base in error.__mro__[:-3])
+
+
+def test_drivers_as_text_and_json(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "drivers.zarr"
+    asked = [
+        "run", str(small.atlas), "--field", str(small.field), "--layer", "M_t", "--cluster-key", "state", "--store",
+        str(store), "--workers", "0", "--quiet", "--quantities", "default,drivers",
+    ]  # fmt: skip
+    assert main(asked) == 0
+    capsys.readouterr()
+    assert main(["drivers", str(store), "--top", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    ds = sd.open_results(store)
+    assert list(found) == ds["cluster"].values.tolist()
+    for label, entry in found.items():
+        assert entry["n_cells"] == int(ds["driver_cells"].sel(cluster=label)[0])
+        expected = sd.driver_edges(ds, label, top=3)
+        assert [edge["regulator"] for edge in entry["edges"]] == expected["regulator"].tolist()
+        assert len(entry["genes"]) == 3
+    assert main(["drivers", str(store), "--cluster", "a", "--by", "contribution"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("a: mode 0 of ")
+    assert "../x" not in text
+    assert main(["drivers", str(store), "--cluster", "A"]) == 3
+    assert "did you mean 'a'" in capsys.readouterr().err

@@ -254,10 +254,24 @@ def test_sums_are_of_the_cells_of_a_label() -> None:
 def test_a_defective_mode_is_in_no_mean() -> None:
     field, x = planted(np.array([[-1.0, 3.0], [0.0, -1.0]]), gamma=2.0)
     out = compute_block(x, np.zeros(1, int), field, make_options(field, quantities=EVERYTHING))
-    assert out["status"][0] == Status.DEFECTIVE
+    assert out["status"][0] == Status.OK
     assert out["eigenvalue_condition"][0, 0] > 1e7
+    assert np.isnan(out["participation"]).all()
     assert not out["driver_cells"].any()
     assert not out["sensitivity_sum"].any()
+    # A cell whose vectors are kept says so itself.
+    kept = compute_block(
+        x, np.zeros(1, int), field, make_options(field, quantities=EVERYTHING, vectors="right")
+    )
+    assert kept["status"][0] == Status.DEFECTIVE
+
+
+def test_a_defective_mode_leaves_the_leading_one_alone() -> None:
+    J = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 3.0], [0.0, 0.0, -1.0]])
+    field, x = planted(J, gamma=2.0)
+    out = compute_block(x, np.zeros(1, int), field, make_options(field, quantities=["drivers"]))
+    assert out["driver_cells"][0, 0].tolist() == [1, 0, 0]
+    np.testing.assert_allclose(out["participation_sum"][0, 0, 0], [1, 0, 0], atol=1e-12)
 
 
 def test_vectors_are_computed_for_quantities_but_not_kept() -> None:
