@@ -10,6 +10,7 @@ import anndata
 import h5py
 import numpy as np
 import pytest
+from small_atlas import Small
 
 import stabdask as sd
 from stabdask.cli.common import parse_elements

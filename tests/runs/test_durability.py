@@ -31,7 +31,13 @@ from stabdask.runs.receipts import read_receipts, store_lock
 from stabdask.runs.store import read_spec
 
 PARTITION = 50
-OPTIONS = {"partition_cells": PARTITION, "elements": [("g00", "g01"), ("g05", "g05")], "progress": False}
+QUANTITIES = ["default", "participation", "sensitivity"]  # arrays of cells and sums by partition
+OPTIONS = {
+    "partition_cells": PARTITION,
+    "elements": [("g00", "g01"), ("g05", "g05")],
+    "quantities": QUANTITIES,
+    "progress": False,
+}
 
 
 def open_small(small) -> tuple[xr.Dataset, sd.Field]:
@@ -178,7 +184,7 @@ def command(small, store: Path, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "stabdask.cli.main", "run", str(small.atlas), "--field", str(small.field),
         "--layer", "M_t", "--cluster-key", "state", "--store", str(store), "--partition-cells", "5",
-        "--no-dashboard", *more,
+        "--no-dashboard", "--quantities", ",".join(QUANTITIES), *more,
     ]  # fmt: skip
 
 
