@@ -15,8 +15,9 @@ from stabdask.runs.job import Job, prepare
 from stabdask.runs.partition import PartitionTask, make_task
 from stabdask.runs.plan import format_bytes, format_seconds, gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
-from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers, total_status
+from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers
 from stabdask.runs.store import create_store, read_spec, writable
+from stabdask.runs.totals import total
 from stabdask.schema import count_failed, counts_text, named_counts
 
 if TYPE_CHECKING:
@@ -377,14 +378,6 @@ def _audit_line(audit: dict[str, float]) -> str:
     )
 
 
-def _total_audit(receipts: dict[int, Receipt]) -> dict[str, float]:
-    parts = [receipt.audit for receipt in receipts.values() if receipt.audit]
-    if not parts:
-        return {}
-    totals = {name: sum(part[name] for part in parts) for name in ("n_cells", "n_missed")}
-    return {**totals, "worst_difference": max(part["worst_difference"] for part in parts)}
-
-
 def _report(
     path: Path,
     job: Job,
@@ -394,10 +387,7 @@ def _report(
     n_new: int,
     seconds: float,
 ) -> RunReport:
-    parts: dict[str, float] = {}
-    for receipt in receipts.values():
-        for name, value in receipt.seconds.items():
-            parts[name] = parts.get(name, 0.0) + value
+    totals = total(receipts)
     return RunReport(
         store=str(path),
         fingerprint=job.spec.fingerprint,
@@ -406,14 +396,14 @@ def _report(
         n_partitions_computed=n_computed,
         n_partitions_missing=job.spec.n_partitions - len(receipts),
         n_workers=n_workers,
-        status_counts=total_status(receipts),
-        n_near_switch=sum(receipt.n_near_switch for receipt in receipts.values()),
+        status_counts=totals.status_counts,
+        n_near_switch=totals.n_near_switch,
         backend=job.spec.options.backend,
-        kernels=tuple(sorted({receipt.kernel for receipt in receipts.values() if receipt.kernel})),
+        kernels=totals.kernels,
         seconds=seconds,
         cells_per_s=n_new / seconds if seconds > 0 else 0.0,
-        worker_seconds=parts,
-        peak_worker_bytes=max((receipt.peak_bytes for receipt in receipts.values()), default=0),
-        n_gpu_halvings=sum(receipt.n_gpu_halvings for receipt in receipts.values()),
-        audit=_total_audit(receipts),
+        worker_seconds=totals.worker_seconds,
+        peak_worker_bytes=totals.peak_worker_bytes,
+        n_gpu_halvings=totals.n_gpu_halvings,
+        audit=totals.audit,
     )
