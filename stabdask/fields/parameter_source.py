@@ -124,6 +124,8 @@ class _CheckpointSource(ParameterSource):
         except json.JSONDecodeError as error:
             raise InputError(f"the attribute 'uns_scHopfield' of {name} is not JSON ({error})") from error
         self.metadata = meta if isinstance(meta, Mapping) else {}
+        if "hill_params" in root:
+            self.metadata = {**self.metadata, "hill_params": _nested(root["hill_params"])}
 
     def column(self, key: str) -> npt.NDArray[Any]:
         import h5py
@@ -185,6 +187,11 @@ def _leaves(group: Any, prefix: str = "") -> Iterator[str]:
             yield from _leaves(item, f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}"
+
+
+def _nested(group: Any) -> dict[str, Any]:
+    """Return the datasets below `group` as arrays in nested dictionaries."""
+    return {key: _nested(item) if hasattr(item, "keys") else item[...] for key, item in group.items()}
 
 
 def _in_memory(matrix: Any) -> Any:

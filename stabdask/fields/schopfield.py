@@ -26,9 +26,11 @@ from stabdask.fields.parameter_source import ParameterSource, open_source
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["read_schopfield", "write_schopfield"]
+__all__ = ["USED", "read_schopfield", "under", "used_genes", "write_schopfield"]
 
-_USED = "scHopfield_used"
+USED = "scHopfield_used"
+"""Column of `var` that marks the genes of a fit."""
+
 _TRUE = {"true", "t", "1", "1.0", "yes"}
 _FALSE = {"false", "f", "0", "0.0", "no"}
 
@@ -74,6 +76,16 @@ def read_schopfield(
         return _Reader(parameters, degradation_key, activation).read(clusters)
 
 
+def used_genes(source: ParameterSource) -> npt.NDArray[np.bool_]:
+    """Return which genes belong to the fit, ``(gene,)``: those that ``scHopfield_used`` marks, or all."""
+    if USED not in source.columns:
+        return np.ones(len(source.genes), dtype=bool)
+    used = _as_mask(source.column(USED), f"{USED} of {source.name}")
+    if not used.any():
+        raise InputError(f"{USED} of {source.name} marks no gene; fit the model first")
+    return used
+
+
 class _Reader:
     """One reading of one source: which genes are used, and each parameter cut to them."""
 
@@ -84,7 +96,7 @@ class _Reader:
         self.degradation_key = degradation_key or str(meta.get("degradation_key") or "gamma")
         hill_params = meta.get("hill_params")
         self.hill_params: Mapping[str, Any] = hill_params if isinstance(hill_params, Mapping) else {}
-        self.used = self._used()
+        self.used = used_genes(source)
 
     def read(self, clusters: Sequence[str] | None) -> HopfieldField:
         # Sorted, because every container has an order of its own.
@@ -101,14 +113,6 @@ class _Reader:
                 raise MissingKeyError(f"no 'W_{label}' in {self.source.name} for cluster {label!r}; {hint}")
         genes = self.source.genes[self.used]
         return HopfieldField(genes.tolist(), {label: self._cluster(label) for label in wanted})
-
-    def _used(self) -> npt.NDArray[np.bool_]:
-        if _USED not in self.source.columns:
-            return np.ones(len(self.source.genes), dtype=bool)
-        used = _as_mask(self.source.column(_USED), f"{_USED} of {self.source.name}")
-        if not used.any():
-            raise InputError(f"{_USED} of {self.source.name} marks no gene; fit the model first")
-        return used
 
     def _cluster(self, label: str) -> HopfieldCluster:
         key = f"W_{label}"
@@ -132,7 +136,7 @@ class _Reader:
         return self._column(key)
 
     def _hill(self, label: str) -> HillParameters:
-        fitted = _under(self.hill_params, label)
+        fitted = under(self.hill_params, label)
         found = {"k", "n"} & set(fitted) if isinstance(fitted, Mapping) else set()
         if len(found) == 1:
             raise MissingKeyError(
@@ -194,13 +198,13 @@ class _Reader:
         return regulators, np.ascontiguousarray(weights)
 
 
-def _under(mapping: Mapping[Any, Any], label: str) -> Any:
+def under(mapping: Mapping[Any, Any], label: str) -> Any:
     """Return what `mapping` holds for `label`; HDF5 stores a label with slashes as nested groups."""
     for key, value in mapping.items():
         if str(key) == label:
             return value
         if isinstance(value, Mapping) and label.startswith(f"{key}/"):
-            found = _under(value, label[len(str(key)) + 1 :])
+            found = under(value, label[len(str(key)) + 1 :])
             if found is not None:
                 return found
     return None
@@ -265,7 +269,7 @@ def write_schopfield(field: HopfieldField, adata: AnnData) -> None:
 
     used = np.zeros(n, dtype=bool)
     used[index] = True
-    adata.var[_USED] = used
+    adata.var[USED] = used
     for key, values in (
         ("sigmoid_threshold", first.threshold),
         ("sigmoid_exponent", first.exponent),
