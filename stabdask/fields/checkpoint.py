@@ -1,8 +1,8 @@
 """scHopfield's checkpoints (.h5sch): the parameters of a fit, from an AnnData to a file and back.
 
 Layout: the dataset ``gene_names``; the attributes ``n_vars``, ``clusters`` (JSON) and ``uns_scHopfield`` (JSON); a
-dataset per column in the group ``var`` and per ``W_<cluster>`` in the group ``varp``. The group ``hill_params`` is ours:
-thresholds and exponents of each cluster, where a fit has them, which scHopfield leaves out.
+dataset per column in the group ``var`` and per ``W_<cluster>`` in the group ``varp``. The group ``hill_params`` is
+ours: thresholds and exponents of each cluster, where a fit has them, which scHopfield leaves out.
 """
 
 from __future__ import annotations

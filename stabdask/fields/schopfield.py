@@ -41,6 +41,7 @@ def read_schopfield(
     clusters: Sequence[str] | None = None,
     degradation_key: str | None = None,
     activation: str = "fitted",
+    genes: Sequence[str] | None = None,
 ) -> HopfieldField:
     """Read a Hopfield field fitted by scHopfield.
 
@@ -57,23 +58,26 @@ def read_schopfield(
     activation
         ``"fitted"`` for the activation as fitted (two components switch), ``"single"`` for the first
         component alone, which is what scHopfield's own Jacobian uses.
+    genes
+        Read these alone, quickly. The Jacobian of such a field is that part of the whole one; its velocity and
+        spectrum are not, because other genes regulate these.
 
     Returns
     -------
     HopfieldField
-        Over the genes that `scHopfield_used` marks.
+        Over the genes that `scHopfield_used` marks, those of them in `genes` if given, in the order of the source.
 
     Raises
     ------
     MissingKeyError
-        If a parameter or cluster is missing; the message names near misses.
+        If a parameter, cluster or gene is missing; the message names near misses.
     InputError
         If a parameter has another shape than expected or an impossible value.
     """
     if activation not in ("fitted", "single"):
         raise InputError(f"activation={activation!r}; expected 'fitted' or 'single'")
     with open_source(source) as parameters:
-        return _Reader(parameters, degradation_key, activation).read(clusters)
+        return _Reader(parameters, degradation_key, activation, genes).read(clusters)
 
 
 def used_genes(source: ParameterSource) -> npt.NDArray[np.bool_]:
@@ -87,9 +91,15 @@ def used_genes(source: ParameterSource) -> npt.NDArray[np.bool_]:
 
 
 class _Reader:
-    """One reading of one source: which genes are used, and each parameter cut to them."""
+    """One reading of one source: which genes are used and wanted, and each parameter cut to them."""
 
-    def __init__(self, source: ParameterSource, degradation_key: str | None, activation: str) -> None:
+    def __init__(
+        self,
+        source: ParameterSource,
+        degradation_key: str | None,
+        activation: str,
+        genes: Sequence[str] | None,
+    ) -> None:
         self.source = source
         self.activation = activation
         meta = source.metadata
@@ -97,6 +107,7 @@ class _Reader:
         hill_params = meta.get("hill_params")
         self.hill_params: Mapping[str, Any] = hill_params if isinstance(hill_params, Mapping) else {}
         self.used = used_genes(source)
+        self.kept = self.used if genes is None else self._wanted(genes)
 
     def read(self, clusters: Sequence[str] | None) -> HopfieldField:
         # Sorted, because every container has an order of its own.
@@ -111,8 +122,17 @@ class _Reader:
             if label not in fitted:
                 hint = near_misses(label, fitted, noun="fitted clusters")
                 raise MissingKeyError(f"no 'W_{label}' in {self.source.name} for cluster {label!r}; {hint}")
-        genes = self.source.genes[self.used]
+        genes = self.source.genes[self.kept]
         return HopfieldField(genes.tolist(), {label: self._cluster(label) for label in wanted})
+
+    def _wanted(self, genes: Sequence[str]) -> npt.NDArray[np.bool_]:
+        known = set(self.source.genes[self.used].tolist())
+        wanted = [str(gene) for gene in genes]
+        for gene in wanted:
+            if gene not in known:
+                hint = near_misses(gene, known, noun="genes of the fit")
+                raise MissingKeyError(f"gene {gene!r} is not in the fit of {self.source.name}; {hint}")
+        return self.used & np.isin(self.source.genes, wanted)
 
     def _cluster(self, label: str) -> HopfieldCluster:
         key = f"W_{label}"
@@ -166,9 +186,9 @@ class _Reader:
         except (TypeError, ValueError):
             raise InputError(f"{what} of {self.source.name} is not numeric (dtype {array.dtype})") from None
         if array.shape == self.used.shape:
-            return array[self.used]
+            return array[self.kept]
         if array.shape == (int(self.used.sum()),):
-            return array
+            return array[self.kept[self.used]]
         raise InputError(
             f"{what} of {self.source.name} has shape {array.shape}; expected ({self.used.size},), one per "
             f"gene, or ({self.used.sum()},), one per gene used"
@@ -183,8 +203,9 @@ class _Reader:
             )
         if sparse.issparse(matrix):
             matrix = matrix.tocsc(copy=True)
-        if matrix.shape[0] != n_used:
-            matrix = matrix[self.used][:, self.used]
+        kept = self.kept if matrix.shape[0] == n else self.kept[self.used]
+        if not kept.all():
+            matrix = matrix[kept][:, kept]
         if sparse.issparse(matrix):
             matrix.sum_duplicates()
             matrix.eliminate_zeros()

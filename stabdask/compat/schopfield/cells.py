@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -83,9 +83,8 @@ class FittedCells:
 
     def block(self, rows: Index) -> npt.NDArray[Any]:
         """Return the expression of cells of one cluster, ``(cell, gene of the field)``."""
-        x: npt.NDArray[Any] = self.expression[rows]
-        if sparse.issparse(x):
-            x = x.toarray()
+        taken = self.expression[rows]
+        x: npt.NDArray[Any] = taken.toarray() if sparse.issparse(taken) else taken
         if len(self.columns) < x.shape[1]:
             x = x[:, self.columns]
         if x.dtype.kind != "f":
@@ -101,7 +100,13 @@ class FittedCells:
 
 
 def open_fitted_cells(
-    adata: AnnData, *, spliced_key: str, degradation_key: str, cluster_key: str, activation: str
+    adata: AnnData,
+    *,
+    spliced_key: str,
+    degradation_key: str,
+    cluster_key: str,
+    activation: str,
+    genes: Sequence[str] | None = None,
 ) -> FittedCells:
     """Read what a Jacobian needs from an AnnData.
 
@@ -117,6 +122,8 @@ def open_fitted_cells(
         Column of `obs` with cluster labels.
     activation
         ``"fitted"`` or ``"single"``: see `stabdask.fields.schopfield.read_schopfield`.
+    genes
+        The field of these alone; of all that are used if not given.
 
     Raises
     ------
@@ -131,11 +138,16 @@ def open_fitted_cells(
         hint = near_misses(spliced_key, adata.layers.keys(), noun="layers")
         raise MissingKeyError(f"no layer {spliced_key!r} in the AnnData; {hint}")
     labels, numbers = _labels(adata, cluster_key)
-    field = read_schopfield(adata, clusters=labels, degradation_key=degradation_key, activation=activation)
+    field = read_schopfield(
+        adata, clusters=labels, degradation_key=degradation_key, activation=activation, genes=genes
+    )
+    used = used_genes(AnnDataSource(adata))
+    if genes is not None:
+        used = used & np.isin(adata.var_names.to_numpy(dtype=str), field.genes)
     lookup = np.asarray([*(field.cluster_number(label) for label in labels), -1], dtype=np.int32)
     return FittedCells(
         field=field,
-        columns=np.flatnonzero(used_genes(AnnDataSource(adata))),
+        columns=np.flatnonzero(used),
         codes=lookup[numbers],
         names=np.asarray(adata.obs_names, dtype=object),
         expression=_expression(adata.layers[spliced_key], spliced_key),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from stabdask.compat.schopfield.cells import (
 )
 from stabdask.compat.schopfield.storage import EIGENVALUES, EIGENVECTORS, read_eigenvalues
 from stabdask.compat.schopfield.vectors import fill_vectors, vector_block_cells
-from stabdask.errors import MissingKeyError
+from stabdask.errors import MissingKeyError, UsageError
 from stabdask.fields.base import Index
 from stabdask.kernels.eig import canonical_order
 from stabdask.runs.block import compute_block
@@ -165,7 +165,7 @@ def _solve(
     ).astype(np.complex64)
     order = canonical_order(by_gene)
     values[rows] = np.take_along_axis(by_gene, order, axis=1)
-    done: npt.NDArray[np.bool_] = ~np.isnan(by_gene.real).any(axis=1)
+    done = np.asarray(~np.isnan(by_gene.real).any(axis=1))
     if vectors is not None:
         own = np.zeros(by_gene.shape, dtype=bool)
         own[:, field.regulator_index] = out["active"] == 1
@@ -282,12 +282,14 @@ def compute_jacobian_elements(
         See `compute_jacobians`.
     """
     backend = backend_for(device)
+    # An element needs the parameters of its two genes alone.
     cells = open_fitted_cells(
         adata,
         spliced_key=spliced_key,
         degradation_key=degradation_key,
         cluster_key=cluster_key,
         activation=activation,
+        genes=_genes_of(gene_pairs),
     )
     options = make_options(cells.field, spectrum="none", quantities=(), elements=gene_pairs, backend=backend)
     values = np.full((len(cells), len(options.elements)), np.nan, dtype=np.float32)
@@ -300,6 +302,17 @@ def compute_jacobian_elements(
         for number, (effector, regulator) in enumerate(options.elements):
             target.obs[f"jacobian_df_{effector}_dx_{regulator}"] = values[:, number]
     return target if copy else None
+
+
+def _genes_of(gene_pairs: Sequence[tuple[str, str]]) -> list[str]:
+    if isinstance(gene_pairs, str):
+        raise UsageError(f"gene_pairs={gene_pairs!r}; expected a sequence of (effector, regulator) pairs")
+    genes: dict[str, None] = {}
+    for pair in gene_pairs:
+        if isinstance(pair, str) or not isinstance(pair, Sized) or len(pair) != 2:
+            raise UsageError(f"gene pair {pair!r}; expected an (effector, regulator) pair of gene names")
+        genes |= dict.fromkeys(str(gene) for gene in pair)
+    return list(genes)
 
 
 def compute_rotational_part(
