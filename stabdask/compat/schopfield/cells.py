@@ -40,8 +40,7 @@ __all__ = [
     "worker_count",
 ]
 
-_BLOCK_CELLS = 128
-"""Cells of one cluster in a block: many enough for the batched solver, few enough to share among threads."""
+_BLOCK_CELLS = 1024
 
 
 @dataclass(frozen=True)

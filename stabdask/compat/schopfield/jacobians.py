@@ -38,6 +38,7 @@ __all__ = [
     "compute_rotational_part",
 ]
 
+_SOLVED_CELLS, _GPU_CELLS = 128, 8192
 _STAT_CELLS = 1024
 
 
@@ -119,7 +120,7 @@ def compute_jacobians(
         cells,
         partial(_solve, options=options, values=values, vectors=vectors),
         n_threads=1 if options.on_gpu else n_threads,
-        **({"block_cells": vector_block_cells(cells.field)} if compute_eigenvectors else {}),
+        block_cells=_block_cells(cells, options),
     )
     if vectors is not None:
         vectors[~done] = complex(np.nan, np.nan)
@@ -131,6 +132,13 @@ def compute_jacobians(
     if vectors is not None:
         target.uns[EIGENVECTORS] = {"data": vectors}
     return target if copy else None
+
+
+def _block_cells(cells: FittedCells, options: Options) -> int:
+    """Return how many cells to solve together: few enough to share among threads, or to hold their vectors."""
+    if options.vectors != "none":
+        return vector_block_cells(cells.field)
+    return _GPU_CELLS if options.on_gpu else _SOLVED_CELLS
 
 
 def _refuse_large(n_cells: int, n_genes: int, with_vectors: bool) -> None:
@@ -289,7 +297,7 @@ def compute_jacobian_elements(
         degradation_key=degradation_key,
         cluster_key=cluster_key,
         activation=activation,
-        genes=_genes_of(gene_pairs),
+        genes=_genes_of(gene_pairs) or None,
     )
     options = make_options(cells.field, spectrum="none", quantities=(), elements=gene_pairs, backend=backend)
     values = np.full((len(cells), len(options.elements)), np.nan, dtype=np.float32)
