@@ -57,6 +57,8 @@ def save_checkpoint(adata: AnnData, path: str | Path, *, compression: str | None
     ------
     MissingKeyError
         If there is no ``W_<cluster>``.
+    InputError
+        If a parameter is not numeric, or a label cannot be a name in an HDF5 file.
     OutputError
         If the file cannot be written.
     """
@@ -66,25 +68,31 @@ def save_checkpoint(adata: AnnData, path: str | Path, *, compression: str | None
     labels = _fitted(source.matrix_keys)
     if not labels:
         raise MissingKeyError("no interaction matrix 'W_<cluster>' in varp of the AnnData; fit a model first")
+    _check_labels(labels)
     columns = _columns(source, labels)
     with new_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("gene_names", data=source.genes.tolist(), dtype=h5py.string_dtype())
         file.attrs["n_vars"] = len(source.genes)
         file.attrs["clusters"] = json.dumps(labels)
         file.attrs["uns_scHopfield"] = json.dumps(_primitive(source.metadata))
-        try:
-            for key, values in columns.items():
-                file.create_dataset(f"var/{key}", data=values, compression=compression)
-            for label in labels:
-                _write_matrix(file, f"varp/W_{label}", source.matrix(f"W_{label}"), compression)
-                for name, values in _hill_params(source, label).items():
-                    file.create_dataset(f"hill_params/{label}/{name}", data=values, compression=compression)
-        except ValueError as error:
-            # HDF5 reads a slash as a group, which a dataset of the same name excludes.
+        for key, values in columns.items():
+            file.create_dataset(f"var/{key}", data=values, compression=compression)
+        for label in labels:
+            _write_matrix(file, f"varp/W_{label}", source.matrix(f"W_{label}"), compression)
+            for name, values in _hill_params(source, label).items():
+                file.create_dataset(f"hill_params/{label}/{name}", data=values, compression=compression)
+
+
+def _check_labels(labels: list[str]) -> None:
+    """Refuse labels that HDF5, which reads slashes as groups, cannot keep apart or as they are."""
+    for label in labels:
+        parts = label.split("/")
+        holder = next((other for other in labels if label.startswith(f"{other}/")), None)
+        if holder is not None or (len(parts) > 1 and {"", "."} & set(parts)):
+            beside = "" if holder is None else f" beside {holder!r}"
             raise InputError(
-                f"the names of the clusters ({', '.join(map(repr, labels))}) cannot be names in one HDF5 file "
-                f"({error}); rename them"
-            ) from error
+                f"cluster {label!r}{beside} cannot be a name in an HDF5 file, where slashes separate groups; rename it"
+            )
 
 
 def _fitted(keys: tuple[str, ...]) -> list[str]:
