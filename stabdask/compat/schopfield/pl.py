@@ -86,6 +86,9 @@ def plot_jacobian_eigenvalue_spectrum(
         ax.set_title(label)
     for ax in axes.flat[len(members) :]:
         ax.set_axis_off()
+    # Where the last panel of a column is not in the last row, shared axes leave it without numbers.
+    for ax in axes.flat[max(0, len(members) - 2) : len(members)]:
+        ax.tick_params(labelbottom=True)
     figure.supxlabel("real part (1/time)")
     figure.supylabel("imaginary part (rad/time)")
     return figure
@@ -236,8 +239,8 @@ def _draw_element(ax: Axes, adata: AnnData, key: str, scatter_kwargs: Mapping[st
     # Strong elements lie on top.
     order = np.flatnonzero(known)[np.argsort(np.abs(values[known]), kind="stable")]
     if not known.all():
-        ax.scatter(where[~known, 0], where[~known, 1], s=3, color="0.85", linewidths=0, rasterized=True)
-    style: dict[str, Any] = {"s": 5, "alpha": 0.7, "cmap": "RdBu_r", "rasterized": True}
+        ax.scatter(where[~known, 0], where[~known, 1], s=9, marker="x", color="0.5", linewidths=0.6)
+    style: dict[str, Any] = {"s": 5, "alpha": 0.7, "cmap": "coolwarm", "rasterized": True}
     if "norm" not in scatter_kwargs:
         style |= {"vmin": -limit, "vmax": limit}
     points = ax.scatter(where[order, 0], where[order, 1], c=values[order], **(style | dict(scatter_kwargs)))
@@ -338,6 +341,6 @@ def _boxes(
                 ax.annotate(
                     "none", (place, 0.5), xycoords=("data", "axes fraction"), ha="center", color="0.4"
                 )
-    turned = {"rotation": 45, "ha": "right"} if len(labels) > _MOST_TICKS else {}
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(labels) > _MOST_TICKS else {}
     axes[-1, 0].set_xticks(range(1, len(labels) + 1), labels, **turned)
     return figure
