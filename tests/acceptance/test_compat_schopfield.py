@@ -74,11 +74,13 @@ def test_columns_are_those_of_the_reference(name: str, activation: str) -> None:
             np.testing.assert_allclose(elements[:4, number], own, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_second_component_changes_the_counts(name: str) -> None:
+@pytest.mark.parametrize(("name", "percent"), [("bifurcating", 18), ("dense_linear", 76), ("pancreas50", 74)])
+def test_the_second_component_changes_the_counts(name: str, percent: int) -> None:
+    """These are the figures in notebooks/from_schopfield.md."""
     single, _ = computed(name, "single")
     fitted, _ = computed(name, "fitted")
-    assert (single.obs["jacobian_positive_evals"] != fitted.obs["jacobian_positive_evals"]).any()
+    other = single.obs["jacobian_positive_evals"] != fitted.obs["jacobian_positive_evals"]
+    assert round(100 * other.mean()) == percent
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -479,3 +481,12 @@ def test_statistics_need_eigenvalues(tmp_path: Path) -> None:
     del made.adata.obsm["jacobian_eigenvalues"]
     sch.tl.compute_jacobian_stats(made.adata, filename=tmp_path / "j.h5")
     assert made.adata.obs.equals(kept.obs)
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from stabdask.compat import schopfield; "
+        "print(sorted({'cupy', 'distributed', 'matplotlib', 'dask', 'anndata', 'xarray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -96,6 +96,23 @@ def compute_jacobians(
         If the result is larger than the memory available.
     UsageError
         If `device`, `n_jobs` or `activation` has an impossible value.
+
+    Examples
+    --------
+    A toggle switch halfway between its states, and in one of them.
+
+    >>> import anndata, numpy as np, pandas as pd, stabdask as sd
+    >>> adata = anndata.AnnData(
+    ...     obs=pd.DataFrame({"cell_type": ["all", "all"]}, index=["middle", "state"]),
+    ...     var=pd.DataFrame(index=["A", "B"]),
+    ...     layers={"Ms": np.array([[1.625, 1.625], [2.979, 0.017]])})
+    >>> sd.HopfieldField.from_arrays(
+    ...     ["A", "B"], W=[[5.0, -4.0], [-4.0, 5.0]], gamma=3.0, bias=4.0, threshold=1.0, exponent=4.0
+    ... ).to_anndata(adata)
+    >>> compute_jacobians(adata)
+    >>> adata.obsm["jacobian_eigenvalues"].real.round(2)
+    array([[-0.57, -2.73],
+           [-2.92, -3.  ]], dtype=float32)
     """
     n_threads, backend = worker_count(n_jobs), backend_for(device)
     cells = open_fitted_cells(
@@ -171,10 +188,11 @@ def _solve(
         degradation=np.stack([p.gamma for p in field.parameters]),
         regulator_index=field.regulator_index,
     ).astype(np.complex64)
-    order = canonical_order(by_gene)
-    values[rows] = np.take_along_axis(by_gene, order, axis=1)
+    # NumPy sorts complex numbers by real part, then imaginary part, ascending, NaN last: negated, canonical.
+    values[rows] = -np.sort(-by_gene, axis=1)
     done = np.asarray(~np.isnan(by_gene.real).any(axis=1))
     if vectors is not None:
+        order = canonical_order(by_gene)
         own = np.zeros(by_gene.shape, dtype=bool)
         own[:, field.regulator_index] = out["active"] == 1
         fill_vectors(vectors, rows[done], order[done], own[done], out["right_vector"][done])
