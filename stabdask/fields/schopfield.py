@@ -36,7 +36,7 @@ _FALSE = {"false", "f", "0", "0.0", "no"}
 
 
 def read_schopfield(
-    source: AnnData | str | Path,
+    source: AnnData | str | Path | ParameterSource,
     *,
     clusters: Sequence[str] | None = None,
     degradation_key: str | None = None,
@@ -48,8 +48,8 @@ def read_schopfield(
     Parameters
     ----------
     source
-        An AnnData (in memory, backed or lazy), or the path of an h5ad, a zarr AnnData or an .h5sch
-        checkpoint.
+        An AnnData (in memory, backed or lazy), the path of an h5ad, a zarr AnnData or an .h5sch checkpoint, or
+        what `stabdask.fields.parameter_source.open_source` makes of one.
     clusters
         Labels to read; every cluster that has a ``W_<cluster>`` if not given.
     degradation_key

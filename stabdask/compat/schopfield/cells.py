@@ -137,12 +137,13 @@ def open_fitted_cells(
         hint = near_misses(spliced_key, adata.layers.keys(), noun="layers")
         raise MissingKeyError(f"no layer {spliced_key!r} in the AnnData; {hint}")
     labels, numbers = _labels(adata, cluster_key)
+    source = AnnDataSource(adata)
     field = read_schopfield(
-        adata, clusters=labels, degradation_key=degradation_key, activation=activation, genes=genes
+        source, clusters=labels, degradation_key=degradation_key, activation=activation, genes=genes
     )
-    used = used_genes(AnnDataSource(adata))
+    used = used_genes(source)
     if genes is not None:
-        used = used & np.isin(adata.var_names.to_numpy(dtype=str), field.genes)
+        used = used & np.isin(source.genes, field.genes)
     lookup = np.asarray([*(field.cluster_number(label) for label in labels), -1], dtype=np.int32)
     return FittedCells(
         field=field,
