@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from compat.fits import Fit, fit, used_names
@@ -344,6 +345,7 @@ def test_labels_of_any_type_name_their_parameters() -> None:
         ([True, False, False, True], ("True", "False")),
         (["../x", "_a", "_a", "../x"], ("../x", "_a")),
         ([1, "1", "b", "b"], ("1", "b")),
+        (pd.array(["x", "y", "x", "y"], dtype="string"), ("x", "y")),
     ):
         made = fit(13, n_cells=4, labels=labels, clusters=clusters)
         everything(made)

@@ -9,6 +9,7 @@ import anndata
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from compat.fits import fit, used_names
 from matplotlib.colors import same_color
@@ -187,8 +188,11 @@ def test_thirty_clusters_and_labels_of_any_type(adata: anndata.AnnData) -> None:
     assert len(figure.axes[0].patches) == 30
     figure = sch.pl.plot_jacobian_eigenvalue_spectrum(adata, cluster_key="number", order=[3, 12])
     assert list(panels(figure)) == ["3", "12"]
-    adata.obs["some"] = [None] * 29 + ["one"]
-    assert list(panels(sch.pl.plot_jacobian_eigenvalue_spectrum(adata, cluster_key="some"))) == ["one"]
+    for kind in (object, "string", "category"):
+        adata.obs["some"] = pd.Series([None] * 28 + ["None", "one"], index=adata.obs_names, dtype=kind)
+        drawn = panels(sch.pl.plot_jacobian_eigenvalue_spectrum(adata, cluster_key="some"))
+        assert list(drawn) == ["None", "one"]
+        assert {len(points) for points in drawn.values()} == {12}
 
 
 def test_what_is_missing_is_named(adata: anndata.AnnData) -> None:

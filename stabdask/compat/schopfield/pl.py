@@ -261,7 +261,8 @@ def _clusters(
 ) -> dict[str, npt.NDArray[np.intp]]:
     """Return the cells of each cluster, in the order asked for, else that of the categories."""
     column = cluster_column(adata, cluster_key)
-    texts = np.asarray([None if label != label else str(label) for label in column.tolist()], dtype=object)
+    texts = np.asarray([str(label) for label in column.tolist()], dtype=object)
+    texts[column.isna().to_numpy()] = None
     present = [text for text in _all_labels(column) if (texts == text).any()]
     wanted = present if order is None else [str(label) for label in order]
     for label in wanted:
