@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,8 +47,6 @@ class ClusterModel:
         ``(r, r)``: W restricted to regulators.
     system
         What the cores of all cells have in common.
-    drive
-        W in double precision, sparse where most of it is zero.
     column_norms
         ``(r,)``: sum over effectors of W_ij^2; `outside_norms` the same over genes that do not regulate.
     symmetric
@@ -65,7 +64,6 @@ class ClusterModel:
     hill: HillParameters
     core_weights: Array
     system: ScaledSystem
-    drive: Any
     column_norms: Array
     outside_norms: Array
     symmetric: Array
@@ -89,7 +87,6 @@ class ClusterModel:
             hill=p.hill.take(p.regulators),
             core_weights=core,
             system=ScaledSystem.of(core, p.gamma[p.regulators]),
-            drive=_sparse_or_dense(p.weights),
             column_norms=norms,
             outside_norms=np.einsum("ij,ij->j", rows, rows, dtype=np.float64),
             symmetric=core * core.T,
@@ -103,5 +100,10 @@ class ClusterModel:
         """
         moved = ("regulators", "weights", "gamma", "bias", "core_weights", "column_norms", "symmetric")
         arrays = {name: cupy.asarray(getattr(self, name)) for name in moved}
-        # A second W in double precision would take twice the memory of this one; products widen it as they go.
-        return replace(self, **arrays, hill=self.hill.on_device(cupy), drive=arrays["weights"])
+        return replace(self, **arrays, hill=self.hill.on_device(cupy))
+
+    @cached_property
+    def drive(self) -> Any:
+        """W for products: on the host in double precision, sparse where most of it is zero."""
+        # On a GPU a second W in double precision would take twice the memory; products widen this one as they go.
+        return _sparse_or_dense(self.weights) if isinstance(self.weights, np.ndarray) else self.weights

@@ -48,10 +48,12 @@ class AnnDataSource(ParameterSource):
 
     def __init__(self, adata: AnnData) -> None:
         self._adata = adata
+        # Every look at adata.varp checks all of it.
+        self._varp = adata.varp
         self.name = "the AnnData"
         self.genes = np.asarray([str(name) for name in adata.var_names], dtype=np.str_)
         self.columns = tuple(str(key) for key in adata.var.keys())  # noqa: SIM118
-        self.matrix_keys = tuple(str(key) for key in adata.varp)
+        self.matrix_keys = tuple(str(key) for key in self._varp)
         meta = adata.uns.get("scHopfield", {})
         self.metadata = meta if isinstance(meta, Mapping) else {}
 
@@ -61,7 +63,7 @@ class AnnDataSource(ParameterSource):
 
     def matrix(self, key: str) -> Any:
         """Return an element of `varp`."""
-        return _in_memory(self._adata.varp[key])
+        return _in_memory(self._varp[key])
 
 
 class _ElementSource(ParameterSource):
@@ -124,6 +126,8 @@ class _CheckpointSource(ParameterSource):
         except json.JSONDecodeError as error:
             raise InputError(f"the attribute 'uns_scHopfield' of {name} is not JSON ({error})") from error
         self.metadata = meta if isinstance(meta, Mapping) else {}
+        if "hill_params" in root:
+            self.metadata = {**self.metadata, "hill_params": _nested(root["hill_params"])}
 
     def column(self, key: str) -> npt.NDArray[Any]:
         import h5py
@@ -142,8 +146,8 @@ class _CheckpointSource(ParameterSource):
 
 
 @contextmanager
-def open_source(source: AnnData | str | Path) -> Iterator[ParameterSource]:
-    """Open parameters for reading.
+def open_source(source: AnnData | str | Path | ParameterSource) -> Iterator[ParameterSource]:
+    """Open parameters for reading; a source that is open already is given as it is.
 
     Raises
     ------
@@ -152,6 +156,9 @@ def open_source(source: AnnData | str | Path) -> Iterator[ParameterSource]:
     InputError
         If it is neither an AnnData nor an .h5sch checkpoint.
     """
+    if isinstance(source, ParameterSource):
+        yield source
+        return
     if not isinstance(source, str | Path):
         if not hasattr(source, "varp"):
             raise InputError(f"expected an AnnData or a path, found {type(source).__name__}")
@@ -185,6 +192,11 @@ def _leaves(group: Any, prefix: str = "") -> Iterator[str]:
             yield from _leaves(item, f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}"
+
+
+def _nested(group: Any) -> dict[str, Any]:
+    """Return the datasets below `group` as arrays in nested dictionaries."""
+    return {key: _nested(item) if hasattr(item, "keys") else item[...] for key, item in group.items()}
 
 
 def _in_memory(matrix: Any) -> Any:

@@ -26,27 +26,30 @@ from stabdask.fields.parameter_source import ParameterSource, open_source
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["read_schopfield", "write_schopfield"]
+__all__ = ["USED", "read_schopfield", "under", "used_genes", "write_schopfield"]
 
-_USED = "scHopfield_used"
+USED = "scHopfield_used"
+"""Column of `var` that marks the genes of a fit."""
+
 _TRUE = {"true", "t", "1", "1.0", "yes"}
 _FALSE = {"false", "f", "0", "0.0", "no"}
 
 
 def read_schopfield(
-    source: AnnData | str | Path,
+    source: AnnData | str | Path | ParameterSource,
     *,
     clusters: Sequence[str] | None = None,
     degradation_key: str | None = None,
     activation: str = "fitted",
+    genes: Sequence[str] | None = None,
 ) -> HopfieldField:
     """Read a Hopfield field fitted by scHopfield.
 
     Parameters
     ----------
     source
-        An AnnData (in memory, backed or lazy), or the path of an h5ad, a zarr AnnData or an .h5sch
-        checkpoint.
+        An AnnData (in memory, backed or lazy), the path of an h5ad, a zarr AnnData or an .h5sch checkpoint, or
+        what `stabdask.fields.parameter_source.open_source` makes of one.
     clusters
         Labels to read; every cluster that has a ``W_<cluster>`` if not given.
     degradation_key
@@ -55,36 +58,56 @@ def read_schopfield(
     activation
         ``"fitted"`` for the activation as fitted (two components switch), ``"single"`` for the first
         component alone, which is what scHopfield's own Jacobian uses.
+    genes
+        Read these alone, quickly. The Jacobian of such a field is that part of the whole one; its velocity and
+        spectrum are not, because other genes regulate these.
 
     Returns
     -------
     HopfieldField
-        Over the genes that `scHopfield_used` marks.
+        Over the genes that `scHopfield_used` marks, those of them in `genes` if given, in the order of the source.
 
     Raises
     ------
     MissingKeyError
-        If a parameter or cluster is missing; the message names near misses.
+        If a parameter, cluster or gene is missing; the message names near misses.
     InputError
         If a parameter has another shape than expected or an impossible value.
     """
     if activation not in ("fitted", "single"):
         raise InputError(f"activation={activation!r}; expected 'fitted' or 'single'")
     with open_source(source) as parameters:
-        return _Reader(parameters, degradation_key, activation).read(clusters)
+        return _Reader(parameters, degradation_key, activation, genes).read(clusters)
+
+
+def used_genes(source: ParameterSource) -> npt.NDArray[np.bool_]:
+    """Return which genes belong to the fit, ``(gene,)``: those that ``scHopfield_used`` marks, or all."""
+    if USED not in source.columns:
+        return np.ones(len(source.genes), dtype=bool)
+    used = _as_mask(source.column(USED), f"{USED} of {source.name}")
+    if not used.any():
+        raise InputError(f"{USED} of {source.name} marks no gene; fit the model first")
+    return used
 
 
 class _Reader:
-    """One reading of one source: which genes are used, and each parameter cut to them."""
+    """One reading of one source: which genes are used and wanted, and each parameter cut to them."""
 
-    def __init__(self, source: ParameterSource, degradation_key: str | None, activation: str) -> None:
+    def __init__(
+        self,
+        source: ParameterSource,
+        degradation_key: str | None,
+        activation: str,
+        genes: Sequence[str] | None,
+    ) -> None:
         self.source = source
         self.activation = activation
         meta = source.metadata
         self.degradation_key = degradation_key or str(meta.get("degradation_key") or "gamma")
         hill_params = meta.get("hill_params")
         self.hill_params: Mapping[str, Any] = hill_params if isinstance(hill_params, Mapping) else {}
-        self.used = self._used()
+        self.used = used_genes(source)
+        self.kept = self.used if genes is None else self._wanted(genes)
 
     def read(self, clusters: Sequence[str] | None) -> HopfieldField:
         # Sorted, because every container has an order of its own.
@@ -99,16 +122,17 @@ class _Reader:
             if label not in fitted:
                 hint = near_misses(label, fitted, noun="fitted clusters")
                 raise MissingKeyError(f"no 'W_{label}' in {self.source.name} for cluster {label!r}; {hint}")
-        genes = self.source.genes[self.used]
+        genes = self.source.genes[self.kept]
         return HopfieldField(genes.tolist(), {label: self._cluster(label) for label in wanted})
 
-    def _used(self) -> npt.NDArray[np.bool_]:
-        if _USED not in self.source.columns:
-            return np.ones(len(self.source.genes), dtype=bool)
-        used = _as_mask(self.source.column(_USED), f"{_USED} of {self.source.name}")
-        if not used.any():
-            raise InputError(f"{_USED} of {self.source.name} marks no gene; fit the model first")
-        return used
+    def _wanted(self, genes: Sequence[str]) -> npt.NDArray[np.bool_]:
+        known = set(self.source.genes[self.used].tolist())
+        wanted = [str(gene) for gene in genes]
+        for gene in wanted:
+            if gene not in known:
+                hint = near_misses(gene, known, noun="genes of the fit")
+                raise MissingKeyError(f"gene {gene!r} is not in the fit of {self.source.name}; {hint}")
+        return self.used & np.isin(self.source.genes, wanted)
 
     def _cluster(self, label: str) -> HopfieldCluster:
         key = f"W_{label}"
@@ -132,7 +156,7 @@ class _Reader:
         return self._column(key)
 
     def _hill(self, label: str) -> HillParameters:
-        fitted = _under(self.hill_params, label)
+        fitted = under(self.hill_params, label)
         found = {"k", "n"} & set(fitted) if isinstance(fitted, Mapping) else set()
         if len(found) == 1:
             raise MissingKeyError(
@@ -162,9 +186,9 @@ class _Reader:
         except (TypeError, ValueError):
             raise InputError(f"{what} of {self.source.name} is not numeric (dtype {array.dtype})") from None
         if array.shape == self.used.shape:
-            return array[self.used]
+            return array[self.kept]
         if array.shape == (int(self.used.sum()),):
-            return array
+            return array[self.kept[self.used]]
         raise InputError(
             f"{what} of {self.source.name} has shape {array.shape}; expected ({self.used.size},), one per "
             f"gene, or ({self.used.sum()},), one per gene used"
@@ -179,8 +203,9 @@ class _Reader:
             )
         if sparse.issparse(matrix):
             matrix = matrix.tocsc(copy=True)
-        if matrix.shape[0] != n_used:
-            matrix = matrix[self.used][:, self.used]
+        kept = self.kept if matrix.shape[0] == n else self.kept[self.used]
+        if not kept.all():
+            matrix = matrix[kept][:, kept]
         if sparse.issparse(matrix):
             matrix.sum_duplicates()
             matrix.eliminate_zeros()
@@ -194,13 +219,13 @@ class _Reader:
         return regulators, np.ascontiguousarray(weights)
 
 
-def _under(mapping: Mapping[Any, Any], label: str) -> Any:
+def under(mapping: Mapping[Any, Any], label: str) -> Any:
     """Return what `mapping` holds for `label`; HDF5 stores a label with slashes as nested groups."""
     for key, value in mapping.items():
         if str(key) == label:
             return value
         if isinstance(value, Mapping) and label.startswith(f"{key}/"):
-            found = _under(value, label[len(str(key)) + 1 :])
+            found = under(value, label[len(str(key)) + 1 :])
             if found is not None:
                 return found
     return None
@@ -265,7 +290,7 @@ def write_schopfield(field: HopfieldField, adata: AnnData) -> None:
 
     used = np.zeros(n, dtype=bool)
     used[index] = True
-    adata.var[_USED] = used
+    adata.var[USED] = used
     for key, values in (
         ("sigmoid_threshold", first.threshold),
         ("sigmoid_exponent", first.exponent),

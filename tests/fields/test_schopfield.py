@@ -917,3 +917,26 @@ def test_a_field_of_one_component_reads_as_such() -> None:
     field.to_anndata(adata)
     assert read_schopfield(adata, activation="single").fingerprint == field.fingerprint
     assert read_schopfield(adata).fingerprint == field.fingerprint
+
+
+@pytest.mark.parametrize("wrap", [np.array, sparse.csr_matrix])
+@pytest.mark.parametrize("cut_to_used", [None, False, True])
+def test_a_part_of_the_genes(wrap: Any, cut_to_used: bool | None) -> None:
+    adata = fitted(wrap=wrap) if cut_to_used is None else with_hill_params(LABELS, cut_to_used=cut_to_used)
+    whole = read_schopfield(adata)
+    part = read_schopfield(adata, genes=["Fli1", "Gata1", "Fli1"])
+    assert part.genes.tolist() == ["Gata1", "Fli1"]
+    where = [whole.genes.tolist().index(gene) for gene in part.genes]
+    x = np.random.default_rng(0).gamma(2.0, 1.0, (4, whole.n_genes))
+    for label in LABELS:
+        J = whole.jacobian(x, label)
+        np.testing.assert_array_equal(part.jacobian(x[:, where], label), J[:, where][:, :, where])
+    # Reading leaves the marks of the genes alone.
+    assert adata.var["scHopfield_used"].tolist() == USED.tolist()
+    assert read_schopfield(adata, genes=whole.genes.tolist()).fingerprint == whole.fingerprint
+
+
+def test_genes_outside_the_fit_are_refused() -> None:
+    for gene in ("Klf1", "nothing"):
+        with pytest.raises(MissingKeyError, match=f"gene '{gene}' is not in the fit of the AnnData; "):
+            read_schopfield(fitted(), genes=["Gata1", gene])
