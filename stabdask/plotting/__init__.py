@@ -1,5 +1,5 @@
 """Figures (matplotlib): each takes `ax` and returns it."""
 
-from stabdask.plotting.spectrum import spectrum
+from stabdask.plotting.spectrum import spectra, spectrum
 
-__all__ = ["spectrum"]
+__all__ = ["spectra", "spectrum"]

@@ -1,0 +1,169 @@
+"""What figures show: numbers and labels of cells, read once, with their names, units, order and colors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.analysis.spectra import cell_clusters
+from stabdask.errors import MissingKeyError, UsageError, near_misses
+from stabdask.plotting.style import palette
+from stabdask.schema import VARIABLES
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Groups", "Numbers", "cluster_colors", "load", "read_groups", "read_numbers", "with_units"]
+
+_SIGNED = frozenset(("spectral_abscissa", "trace", "logabsdet", "det_sign", "reactivity"))
+_BOUNDARY = frozenset(("spectral_abscissa", "reactivity"))
+_MOST_GROUPS = 200
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One number per cell.
+
+    Attributes
+    ----------
+    values
+        ``(cell,)`` float64, NaN for none.
+    label
+        What an axis says: name and units.
+    signed
+        Whether 0 parts two kinds of value.
+    boundary
+        Whether that is worth seeing even where all values are on one side: the boundary of stability.
+    """
+
+    values: npt.NDArray[np.float64]
+    label: str
+    signed: bool
+    boundary: bool
+
+    def shows_zero(self, low: float, high: float) -> bool:
+        """Return whether a scale from `low` to `high` should have 0 in it."""
+        return self.signed and (self.boundary or (low - (high - low) <= 0.0 <= high + (high - low)))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """One label per cell: `codes` ``(cell,)`` number the `labels`, -1 for none; `colors` of the labels."""
+
+    codes: npt.NDArray[np.intp]
+    labels: list[str]
+    colors: list[str]
+
+
+def with_units(label: str, units: str | None) -> str:
+    """Return a label with its units; "1" is none.
+
+    Examples
+    --------
+    >>> with_units("speed", "expression/time"), with_units("number of unstable modes", "1")
+    ('speed (expression/time)', 'number of unstable modes')
+    """
+    return label if units in (None, "", "1") else f"{label} ({units})"
+
+
+def load(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+    """Return `ds` with some variables, scalars, labels or elements by their pairs, in memory.
+
+    All at once: the tasks of a lazy Dataset compute every variable together.
+    """
+    wanted = {name for name in names if name in ds.variables}
+    pairs = [name for name in names if name not in ds.variables and name in _pairs(ds)]
+    lazy = ds[sorted(wanted - set(ds.dims))]
+    if pairs:
+        positions = [_pairs(ds).index(name) for name in dict.fromkeys(pairs)]
+        lazy = lazy.assign(element=ds["element"].isel(pair=positions))
+    for name in ("cluster_code", "cluster", "cell_cluster"):
+        if name in ds.variables and name not in lazy.variables:
+            lazy = lazy.assign_coords({name: ds[name]})
+    return lazy.compute()
+
+
+def read_numbers(ds: xr.Dataset, name: str) -> Numbers:
+    """Return a scalar, a numeric annotation, or an element by its pair, of every cell.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is none of that name, or it is not one number per cell.
+    """
+    if name in ds.variables and ds[name].dims == ("cell",) and ds[name].dtype.kind in "fiub":
+        values, attrs = ds[name].to_numpy().astype(np.float64), ds[name].attrs
+        if name in VARIABLES and VARIABLES[name].kind == "count":
+            values[values < 0] = np.nan
+        values[~np.isfinite(values)] = np.nan
+        label = with_units(str(attrs.get("long_name", name)), attrs.get("units"))
+        return Numbers(values, label, name in _SIGNED, name in _BOUNDARY)
+    if name in _pairs(ds):
+        element = ds["element"].isel(pair=_pairs(ds).index(name))
+        values = element.to_numpy().astype(np.float64)
+        effector, regulator = (str(element[part].item()) for part in ("effector", "pair_regulator"))
+        units = element.attrs.get("units", VARIABLES["element"].units)
+        return Numbers(values, with_units(f"J[{effector}, {regulator}]", units), True, True)
+    raise MissingKeyError(f"no number {name!r} for cells; {near_misses(name, _numbers(ds), noun='numbers')}")
+
+
+def read_groups(ds: xr.Dataset, by: str) -> Groups:
+    """Return the clusters or another label of every cell.
+
+    Labels come in the order of the clusters of the field, or of the categories of the annotation, else sorted.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such label.
+    UsageError
+        If there are too many different ones to be labels.
+    """
+    if by in ("cluster", "cell_cluster"):
+        codes, names = cell_clusters(ds)
+        labels = [str(name) for name in names]
+        return Groups(codes, labels, cluster_colors(ds, labels))
+    if by not in ds.variables or ds[by].dims != ("cell",):
+        known = [str(name) for name in ds.variables if ds[name].dims == ("cell",) and name != "cell"]
+        raise MissingKeyError(
+            f"no label {by!r} for cells; {near_misses(by, ['cluster', *known], noun='labels')}"
+        )
+    import pandas as pd
+
+    values, attrs = ds[by].to_numpy(), ds[by].attrs
+    order = attrs.get("labels")
+    if order is None:
+        codes, found = pd.factorize(values, sort=True)
+        labels = [str(label) for label in found]
+    else:
+        labels = [str(label) for label in order]
+        positions = {label: position for position, label in reversed(list(enumerate(labels)))}
+        codes = pd.Series(values).map(positions).fillna(-1).to_numpy()
+    if len(labels) > _MOST_GROUPS:
+        raise UsageError(
+            f"{by!r} has {len(labels):,} different values; expected a label of at most {_MOST_GROUPS}"
+        )
+    return Groups(np.asarray(codes, dtype=np.intp), labels, _colors(attrs, len(labels)))
+
+
+def cluster_colors(ds: xr.Dataset, labels: Sequence[str]) -> list[str]:
+    """Return the color of every cluster: that of the atlas where known."""
+    return _colors(ds["cluster"].attrs, len(labels))
+
+
+def _colors(attrs: Any, n: int) -> list[str]:
+    known = attrs.get("colors")
+    return [str(color) for color in known] if known is not None and len(known) == n else palette(n)
+
+
+def _pairs(ds: xr.Dataset) -> list[str]:
+    return [str(name) for name in np.atleast_1d(ds["pair"].to_numpy())] if "element" in ds else []
+
+
+def _numbers(ds: xr.Dataset) -> list[str]:
+    own = [str(n) for n in ds.variables if ds[n].dims == ("cell",) and ds[n].dtype.kind in "fiub"]
+    return own + _pairs(ds)
