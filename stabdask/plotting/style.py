@@ -71,7 +71,7 @@ def palette(n: int) -> list[str]:
 
 
 def diverging() -> Colormap:
-    """Return the color map of quantities with a sign: blue below 0, red above, gray at 0, where white would not show."""
+    """Return the color map of quantities with a sign: blue below 0, red above, gray at 0 (white would not show)."""
     from matplotlib.colors import LinearSegmentedColormap
 
     colors = ["#053061", "#2166AC", "#67A9CF", "#BDBDB4", "#EF8A62", "#B2182B", "#67001F"]
@@ -81,8 +81,8 @@ def diverging() -> Colormap:
 def axes_for(ax: Axes | None, save: str | Path | None, size: tuple[float, float]) -> Axes:
     """Return `ax`, or axes in a new figure of `size` inches.
 
-    The new figure belongs to pyplot, which is what shows it in a notebook or a window; one that goes to a file does not,
-    so that a script that saves many leaves none open.
+    The new figure belongs to pyplot, which is what shows it in a notebook or a window; one that goes to a file
+    does not, so that a script that saves many leaves none open.
     """
     if ax is not None:
         return ax
@@ -120,7 +120,7 @@ def label_outer(axes: Sequence[Axes] | npt.NDArray[np.object_], ncols: int) -> N
     """Give shared axes their numbers: at the left, and below the last of every column."""
     n_columns = max(1, min(len(axes), ncols))
     for position, ax in enumerate(axes):
-        ax.tick_params(labelleft=position % n_columns == 0, labelbottom=position + n_columns >= len(axes))
+        ax.tick_params(labelleft=position % n_columns == 0, labelbottom=position + n_columns >= len(axes), labelsize="small")
 
 
 def check_save(save: str | Path | None) -> None:

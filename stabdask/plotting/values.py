@@ -38,12 +38,15 @@ class Numbers:
         Whether 0 parts two kinds of value.
     boundary
         Whether that is worth seeing even where all values are on one side: the boundary of stability.
+    whole
+        Whether values are whole numbers.
     """
 
     values: npt.NDArray[np.float64]
     label: str
     signed: bool
     boundary: bool
+    whole: bool = False
 
     def shows_zero(self, low: float, high: float) -> bool:
         """Return whether a scale from `low` to `high` should have 0 in it."""
@@ -101,7 +104,7 @@ def read_numbers(ds: xr.Dataset, name: str) -> Numbers:
             values[values < 0] = np.nan
         values[~np.isfinite(values)] = np.nan
         label = with_units(str(attrs.get("long_name", name)), attrs.get("units"))
-        return Numbers(values, label, name in _SIGNED, name in _BOUNDARY)
+        return Numbers(values, label, name in _SIGNED, name in _BOUNDARY, ds[name].dtype.kind in "iub")
     if name in _pairs(ds):
         element = ds["element"].isel(pair=_pairs(ds).index(name))
         values = element.to_numpy().astype(np.float64)
