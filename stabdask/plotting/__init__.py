@@ -4,16 +4,24 @@ Those of one pair of axes take `ax` and return it; those of several return a fig
 """
 
 from stabdask.plotting.distributions import boxplot, overview, positive_parts, violin
+from stabdask.plotting.drivers import driver_edges, driver_genes, driver_heatmap
 from stabdask.plotting.embeddings import elements, embedding
+from stabdask.plotting.network import driver_network
 from stabdask.plotting.spectrum import spectra, spectrum
+from stabdask.plotting.trends import trend
 
 __all__ = [
     "boxplot",
+    "driver_edges",
+    "driver_genes",
+    "driver_heatmap",
+    "driver_network",
     "elements",
     "embedding",
     "overview",
     "positive_parts",
     "spectra",
     "spectrum",
+    "trend",
     "violin",
 ]

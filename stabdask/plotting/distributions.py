@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.errors import MissingKeyError, UsageError, near_misses
+from stabdask.errors import MissingKeyError, UsageError
 from stabdask.plotting.spectrum import sample_spectra
 from stabdask.plotting.style import axes_for, check_save, grid, plain, save_figure, short
-from stabdask.plotting.values import Groups, load, read_groups, read_numbers
+from stabdask.plotting.values import Groups, load, read_groups, read_numbers, select_groups
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -173,7 +173,9 @@ def positive_parts(
             ax.set_xlim(-0.02 * max(one.max() for one in values if len(one)))
     sampled = [f"{one.n_drawn:,}" for one in found.values() if one.n_drawn < one.n_cells]
     if sampled:
-        figure.suptitle(f"numbers of eigenvalues of a sample of {sampled[0]} cells per cluster", fontsize="small")
+        figure.suptitle(
+            f"numbers of eigenvalues of a sample of {sampled[0]} cells per cluster", fontsize="small"
+        )
     else:
         figure.suptitle("numbers of eigenvalues below the labels", fontsize="small")
     save_figure(figure, save)
@@ -213,7 +215,7 @@ def overview(
         raise UsageError(f"quantities={quantities!r}; expected a sequence of names")
     check_save(save)
     loaded = load(ds, [*quantities, by])
-    split = _select(read_groups(loaded, by), groups)
+    split = select_groups(read_groups(loaded, by), groups)
     figure, axes = _row(len(quantities), split.labels)
     for position, (ax, quantity) in enumerate(zip(axes, quantities, strict=True)):
         _fill(ax, loaded, quantity, split, _draw_boxes, vertical=False, named=position % _COLUMNS == 0)
@@ -238,7 +240,7 @@ def _distribution(
     check_save(save)
     loaded = load(ds, [quantity, by])
     read_numbers(loaded, quantity)
-    split = _select(read_groups(loaded, by), groups)
+    split = select_groups(read_groups(loaded, by), groups)
     wide = sum(max(len(short(label)), 6) + 2 for label in split.labels) / _CHARACTERS_PER_INCH
     if ax is None:
         vertical = wide <= 7.0
@@ -275,23 +277,6 @@ def _fill(
     high = max((float(one.max()) for one in values if len(one)), default=0.0)
     if numbers.shows_zero(low, high):
         (ax.axhline if vertical else ax.axvline)(0.0, color="black", linewidth=0.8, linestyle="--", zorder=0)
-
-
-def _select(split: Groups, groups: Sequence[str] | None) -> Groups:
-    """Return chosen groups alone, in their order, with the colors they had."""
-    if groups is None:
-        return split
-    if isinstance(groups, str):
-        raise UsageError(f"groups={groups!r}; expected a sequence of labels")
-    for label in groups:
-        if label not in split.labels:
-            raise MissingKeyError(f"no group {label!r}; {near_misses(str(label), split.labels, noun='groups')}")
-    places = [split.labels.index(label) for label in dict.fromkeys(groups)]
-    renumbered = np.full(len(split.labels) + 1, -1, dtype=np.intp)
-    renumbered[places] = np.arange(len(places))
-    return Groups(
-        renumbered[split.codes], [split.labels[place] for place in places], [split.colors[place] for place in places]
-    )
 
 
 def _by_group(values: Array, split: Groups) -> list[Array]:

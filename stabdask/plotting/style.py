@@ -120,7 +120,11 @@ def label_outer(axes: Sequence[Axes] | npt.NDArray[np.object_], ncols: int) -> N
     """Give shared axes their numbers: at the left, and below the last of every column."""
     n_columns = max(1, min(len(axes), ncols))
     for position, ax in enumerate(axes):
-        ax.tick_params(labelleft=position % n_columns == 0, labelbottom=position + n_columns >= len(axes), labelsize="small")
+        ax.tick_params(
+            labelleft=position % n_columns == 0,
+            labelbottom=position + n_columns >= len(axes),
+            labelsize="small",
+        )
 
 
 def check_save(save: str | Path | None) -> None:

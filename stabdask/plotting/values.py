@@ -17,7 +17,16 @@ from stabdask.schema import VARIABLES
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Groups", "Numbers", "cluster_colors", "load", "read_groups", "read_numbers", "with_units"]
+__all__ = [
+    "Groups",
+    "Numbers",
+    "cluster_colors",
+    "load",
+    "read_groups",
+    "read_numbers",
+    "select_groups",
+    "with_units",
+]
 
 _SIGNED = frozenset(("spectral_abscissa", "trace", "logabsdet", "det_sign", "reactivity"))
 _BOUNDARY = frozenset(("spectral_abscissa", "reactivity"))
@@ -151,6 +160,27 @@ def read_groups(ds: xr.Dataset, by: str) -> Groups:
             f"{by!r} has {len(labels):,} different values; expected a label of at most {_MOST_GROUPS}"
         )
     return Groups(np.asarray(codes, dtype=np.intp), labels, _colors(attrs, len(labels)))
+
+
+def select_groups(split: Groups, groups: Sequence[str] | None) -> Groups:
+    """Return chosen groups alone, in their order, with the colors they had."""
+    if groups is None:
+        return split
+    if isinstance(groups, str):
+        raise UsageError(f"groups={groups!r}; expected a sequence of labels")
+    for label in groups:
+        if label not in split.labels:
+            raise MissingKeyError(
+                f"no group {label!r}; {near_misses(str(label), split.labels, noun='groups')}"
+            )
+    places = [split.labels.index(label) for label in dict.fromkeys(groups)]
+    renumbered = np.full(len(split.labels) + 1, -1, dtype=np.intp)
+    renumbered[places] = np.arange(len(places))
+    return Groups(
+        renumbered[split.codes],
+        [split.labels[place] for place in places],
+        [split.colors[place] for place in places],
+    )
 
 
 def cluster_colors(ds: xr.Dataset, labels: Sequence[str]) -> list[str]:
