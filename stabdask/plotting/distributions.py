@@ -247,7 +247,7 @@ def _distribution(
         size = (max(3.6, wide + 1.0), 4.0) if vertical else (6.4, _height(len(split.labels)))
         ax = axes_for(None, save, size)
     else:
-        vertical = wide <= ax.get_window_extent().width / ax.get_figure(root=True).dpi
+        vertical = wide <= ax.get_window_extent().width / ax.figure.dpi
     _fill(ax, loaded, quantity, split, draw, vertical=vertical)
     save_figure(ax.figure, save)
     return ax
@@ -264,6 +264,8 @@ def _fill(
     named: bool = True,
 ) -> None:
     """Draw the distributions of a quantity into axes and name everything."""
+    from matplotlib.ticker import MaxNLocator
+
     numbers = read_numbers(ds, quantity)
     values = _by_group(numbers.values, split)
     draw(ax, values, split.colors, vertical=vertical)
@@ -272,7 +274,7 @@ def _fill(
     (ax.set_ylabel if vertical else ax.set_xlabel)(numbers.label)
     plain([ax.yaxis.label, ax.xaxis.label])
     if numbers.whole:
-        (ax.yaxis if vertical else ax.xaxis).get_major_locator().set_params(integer=True)
+        (ax.yaxis if vertical else ax.xaxis).set_major_locator(MaxNLocator(integer=True))
     low = min((float(one.min()) for one in values if len(one)), default=0.0)
     high = max((float(one.max()) for one in values if len(one)), default=0.0)
     if numbers.shows_zero(low, high):
@@ -347,7 +349,7 @@ def _draw_violins(ax: Axes, values: Sequence[Array], colors: Sequence[str], *, v
     drawn = [position for position, one in enumerate(values) if len(one)]
     if not drawn:
         return
-    bodies = ax.violin(
+    bodies: Any = ax.violin(
         [_density(values[position]) for position in drawn],
         positions=drawn,
         widths=0.85,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from stabdask.plotting.style import (
     INHIBITION,
     axes_for,
     check_save,
+    color_bar,
     count_text,
     diverging,
     plain,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
-    "EDGE_LABELS",
     "driver_edges",
     "driver_genes",
     "driver_heatmap",
@@ -37,7 +37,7 @@ __all__ = [
     "weight_color",
 ]
 
-EDGE_LABELS = {
+_LABELS = {
     "sensitivity": "sensitivity dRe(λ)/dW",
     "contribution": "contribution W · dRe(λ)/dW (1/time)",
 }
@@ -86,12 +86,13 @@ def driver_genes(
     found = _table(table, cluster, "driver_genes", ("gene", "participation", "std"), mode=mode)
     rows = leading_rows(found, "participation", top)
     values = rows["participation"].to_numpy(dtype=np.float64)
+    spread = rows["std"].to_numpy(dtype=np.float64)
     ax = axes_for(ax, save, (4.8, _height(len(rows))))
     _bars(
         ax,
         [short(name) for name in rows["gene"]],
         values,
-        rows["std"].to_numpy(dtype=np.float64),
+        spread,
         [_GENE] * len(rows),
     )
     ax.set_xlabel("participation, mean ± std over cells")
@@ -148,7 +149,7 @@ def driver_edges(
     colors = [weight_color(weight) for weight in weights]
     ax = axes_for(ax, save, (5.4, 0.3 + _height(len(rows))))
     _bars(ax, names, values, spread, colors)
-    ax.set_xlabel(f"{EDGE_LABELS[by]},\nmean ± std over cells")
+    ax.set_xlabel(f"{_LABELS[by]},\nmean ± std over cells")
     _weight_legend(ax, weights)
     _title(ax, found)
     save_figure(ax.figure, save)
@@ -203,8 +204,7 @@ def driver_heatmap(
     ax = axes_for(ax, save, size)
     ax.set_facecolor("#EDEDED")
     most = float(np.nanmax(np.abs(values))) or 1.0
-    colors = diverging()
-    image = ax.imshow(values, cmap=colors, vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
+    image = ax.imshow(values, cmap=diverging(), vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
     ax.set_xticks(
         np.arange(shape[1]), labels=[short(n, 18) for n in regulators], rotation=90, fontsize="small"
     )
@@ -216,9 +216,7 @@ def driver_heatmap(
     plain([*ax.get_xticklabels(), *ax.get_yticklabels()])
     ax.set_xlabel("regulator")
     ax.set_ylabel("effector")
-    bar = ax.get_figure().colorbar(image, ax=ax, fraction=0.06, pad=0.02, aspect=24)
-    bar.set_label("sensitivity dRe(λ)/dW")
-    bar.outline.set_linewidth(0.5)
+    color_bar(ax, image, "sensitivity dRe(λ)/dW")
     title = ax.set_title(short(cluster), fontsize="medium")
     plain([title])
     save_figure(ax.figure, save)
@@ -254,12 +252,12 @@ def _sensitivities(
 
 def _largest(size: npt.NDArray[np.float64], top: int) -> npt.NDArray[np.intp]:
     order = np.argsort(-size, kind="stable")[:top]
-    return cast("npt.NDArray[np.intp]", order[size[order] > 0])
+    return order[size[order] > 0]
 
 
 def edge_table(table: pd.DataFrame | xr.Dataset, cluster: str | None, by: str) -> pd.DataFrame:
     """Return the table of edges that a figure is drawn from, checked."""
-    if by not in EDGE_LABELS:
+    if by not in _LABELS:
         raise UsageError(f"by={by!r}; expected 'sensitivity' or 'contribution'")
     columns = ("regulator", "effector", "sensitivity", "std", "weight", "contribution")
     return _table(table, cluster, "driver_edges", columns, by=by)

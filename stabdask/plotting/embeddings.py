@@ -14,6 +14,7 @@ from stabdask.plotting.style import (
     MISSING,
     axes_for,
     check_save,
+    color_bar,
     diverging,
     grid,
     legend_beside,
@@ -244,7 +245,14 @@ def _size(size: float | None, n: int) -> float:
 
 def _beneath(ax: Axes, xy: Array, cells: npt.NDArray[np.intp], size: float) -> Any:
     return ax.scatter(
-        *xy[cells].T, s=size, color=MISSING, linewidths=0, rasterized=True, zorder=1, label="no value"
+        xy[cells, 0],
+        xy[cells, 1],
+        s=size,
+        color=MISSING,
+        linewidths=0,
+        rasterized=True,
+        zorder=1,
+        label="no value",
     )
 
 
@@ -268,7 +276,8 @@ def _draw_numbers(
     values = numbers.values[cells]
     low, high, centered = _limits(numbers, limits, percentiles)
     points = ax.scatter(
-        *xy[cells].T,
+        xy[cells, 0],
+        xy[cells, 1],
         s=size,
         c=values,
         cmap=diverging() if centered else "viridis",
@@ -281,13 +290,7 @@ def _draw_numbers(
     every = numbers.values[np.isfinite(numbers.values)]
     beyond = (every.min() < low, every.max() > high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
-    bar = ax.get_figure().colorbar(points, ax=ax, extend=extend, fraction=0.06, pad=0.02, aspect=24)
-    bar.set_label(label)
-    bar.outline.set_linewidth(0.5)
-    if numbers.whole:
-        bar.locator.set_params(integer=True)
-        bar.update_ticks()
-    plain([bar.ax.yaxis.label])
+    color_bar(ax, points, label, extend=extend, whole=numbers.whole)
 
 
 def _limits(
@@ -314,8 +317,8 @@ def _draw_labels(ax: Axes, xy: Array, drawn: npt.NDArray[np.intp], what: Groups,
     _beneath(ax, xy, drawn[~labelled], size)
     cells = drawn[labelled]
     # One collection in random order, not one per label.
-    colors = to_rgba_array(what.colors)[what.codes[cells]] if len(cells) else []
-    ax.scatter(*xy[cells].T, s=size, c=colors, linewidths=0, rasterized=True, zorder=2)
+    colors = to_rgba_array(what.colors)[what.codes[cells]]
+    ax.scatter(xy[cells, 0], xy[cells, 1], s=size, c=colors, linewidths=0, rasterized=True, zorder=2)
     names, shades = [*what.labels], [*what.colors]
     if not labelled.all():
         names, shades = [*names, "no label"], [*shades, MISSING]

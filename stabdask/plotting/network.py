@@ -83,13 +83,18 @@ def driver_network(
     order = circular_order(len(names), edges, size)
     angles = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
     places[order] = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    side = 4.6 + 0.04 * max(0, len(names) - 20)
+    side = 4.6 if len(names) <= _MOST_LEVEL else 5.8 + 0.05 * max(0, len(names) - 24)
     ax = axes_for(ax, save, (side, side + 0.5))
     _draw_genes(ax, names, places)
     widths = 0.6 + 3.0 * size / (size.max() or 1.0)
     # The widest last, on top.
+    known = {(int(i), int(j)): edge for edge, (i, j) in enumerate(edges)}
     for edge in np.argsort(size, kind="stable"):
-        _draw_edge(ax, places, edges[edge], float(widths[edge]), float(weights[edge]))
+        i, j = (int(node) for node in edges[edge])
+        # Of there and back, the weaker goes nearer to the center.
+        back = known.get((j, i))
+        bend = 0.36 if back is not None and back < edge else 0.14
+        _draw_edge(ax, places[i], places[j], bend, float(widths[edge]), float(weights[edge]))
     _frame(ax, names, places)
     _explain(ax, found, by, weights)
     save_figure(ax.figure, save)
@@ -153,7 +158,7 @@ def _improved(order: npt.NDArray[np.intp], links: npt.NDArray[np.float64]) -> np
 
 def _draw_genes(ax: Axes, names: list[str], places: npt.NDArray[np.float64]) -> None:
     """Draw genes as dots with names outside the circle, where no edge goes, turned so that none covers another."""
-    ax.scatter(*places.T, s=26, color="0.25", zorder=4)
+    ax.scatter(places[:, 0], places[:, 1], s=26, color="0.25", zorder=4)
     # Few names stay level; many are turned outward.
     level = len(names) <= _MOST_LEVEL
     texts = []
@@ -172,7 +177,12 @@ def _draw_genes(ax: Axes, names: list[str], places: npt.NDArray[np.float64]) -> 
 
 
 def _draw_edge(
-    ax: Axes, places: npt.NDArray[np.float64], edge: npt.NDArray[np.intp], width: float, weight: float
+    ax: Axes,
+    start: npt.NDArray[np.float64],
+    end: npt.NDArray[np.float64],
+    bend: float,
+    width: float,
+    weight: float,
 ) -> None:
     from matplotlib.patches import FancyArrowPatch
 
@@ -180,15 +190,16 @@ def _draw_edge(
     style: Any = f"-|>,head_length={head / 10:.3f},head_width={head / 20:.3f}"
     if weight < 0:
         style = f"-[,widthB={head / 20:.3f},lengthB=0"
-    start, end = places[edge[0]], places[edge[1]]
     options: dict[str, Any] = {}
-    if edge[0] == edge[1]:
+    if np.array_equal(start, end):
         options["path"] = _loop(start)
     else:
-        # Bent toward the center, by the same side of the direction of travel: there and back are two arrows.
-        options |= {
-            "posA": tuple(start), "posB": tuple(end), "connectionstyle": "arc3,rad=0.16", "shrinkA": 4, "shrinkB": 5
-        }  # fmt: skip
+        # Toward the center, away from the names; a positive bend is to the right of the direction of travel.
+        (dx, dy), (x, y) = end - start, end + start
+        side = 1.0 if dx * y - dy * x >= -1e-9 else -1.0
+        curve = f"arc3,rad={side * bend:.3f}"
+        options |= {"posA": tuple(start), "posB": tuple(end), "connectionstyle": curve}
+        options |= {"shrinkA": 4, "shrinkB": 5}
     ax.add_patch(
         FancyArrowPatch(
             **options, arrowstyle=style, mutation_scale=10, linewidth=width, color=weight_color(weight), alpha=0.85,

@@ -25,6 +25,7 @@ __all__ = [
     "PALETTE",
     "axes_for",
     "check_save",
+    "color_bar",
     "count_text",
     "diverging",
     "grid",
@@ -120,11 +121,8 @@ def label_outer(axes: Sequence[Axes] | npt.NDArray[np.object_], ncols: int) -> N
     """Give shared axes their numbers: at the left, and below the last of every column."""
     n_columns = max(1, min(len(axes), ncols))
     for position, ax in enumerate(axes):
-        ax.tick_params(
-            labelleft=position % n_columns == 0,
-            labelbottom=position + n_columns >= len(axes),
-            labelsize="small",
-        )
+        first, last = position % n_columns == 0, position + n_columns >= len(axes)
+        ax.tick_params(labelleft=first, labelbottom=last, labelsize="small")
 
 
 def check_save(save: str | Path | None) -> None:
@@ -201,6 +199,18 @@ def count_text(n: int, noun: str = "cell") -> str:
     ('1,234 cells', '1 eigenvalue')
     """
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def color_bar(ax: Axes, drawn: Any, label: str, *, extend: str = "neither", whole: bool = False) -> None:
+    """Put a color bar to the right of axes; `whole` if values are whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure: Any = ax.figure
+    ticks = MaxNLocator(integer=True) if whole else None
+    bar = figure.colorbar(drawn, ax=ax, extend=extend, fraction=0.06, pad=0.02, aspect=24, ticks=ticks)
+    bar.set_label(label)
+    bar.outline.set_linewidth(0.5)
+    plain([bar.ax.yaxis.label])
 
 
 def legend_columns(n: int) -> int:

@@ -148,8 +148,8 @@ def binned_quartiles(x: Array, y: Array, bins: int | None = None) -> tuple[Array
     starts = np.searchsorted(x[order], x[order][np.linspace(0, len(x), n, endpoint=False).astype(np.intp)])
     number = np.searchsorted(np.unique(starts), np.arange(len(x)), side="right")
     frame = pd.DataFrame({"x": x[order], "y": y[order]}).groupby(number)
-    quartiles = frame["y"].quantile([0.25, 0.5, 0.75]).unstack()
-    low, median, high = (quartiles[q].to_numpy(dtype=np.float64) for q in (0.25, 0.5, 0.75))
+    quartiles = frame["y"].quantile
+    low, median, high = (quartiles(q).to_numpy(dtype=np.float64) for q in (0.25, 0.5, 0.75))
     return frame["x"].median().to_numpy(dtype=np.float64), low, median, high
 
 

@@ -136,9 +136,9 @@ def read_groups(ds: xr.Dataset, by: str) -> Groups:
         If there are too many different ones to be labels.
     """
     if by in ("cluster", "cell_cluster"):
-        codes, names = cell_clusters(ds)
-        labels = [str(name) for name in names]
-        return Groups(codes, labels, cluster_colors(ds, labels))
+        numbers, names = cell_clusters(ds)
+        clusters = [str(name) for name in names]
+        return Groups(numbers, clusters, cluster_colors(ds, clusters))
     if by not in ds.variables or ds[by].dims != ("cell",):
         known = [str(name) for name in ds.variables if ds[name].dims == ("cell",) and name != "cell"]
         raise MissingKeyError(
@@ -147,19 +147,20 @@ def read_groups(ds: xr.Dataset, by: str) -> Groups:
     import pandas as pd
 
     values, attrs = ds[by].to_numpy(), ds[by].attrs
+    codes: npt.NDArray[np.intp] = np.empty(len(values), dtype=np.intp)
     order = attrs.get("labels")
     if order is None:
-        codes, found = pd.factorize(values, sort=True)
+        codes[:], found = pd.factorize(values, sort=True)
         labels = [str(label) for label in found]
     else:
         labels = [str(label) for label in order]
         positions = {label: position for position, label in reversed(list(enumerate(labels)))}
-        codes = pd.Series(values).map(positions).fillna(-1).to_numpy()
+        codes[:] = pd.Series(values).map(positions).fillna(-1).to_numpy(dtype=np.intp)
     if len(labels) > _MOST_GROUPS:
         raise UsageError(
             f"{by!r} has {len(labels):,} different values; expected a label of at most {_MOST_GROUPS}"
         )
-    return Groups(np.asarray(codes, dtype=np.intp), labels, _colors(attrs, len(labels)))
+    return Groups(codes, labels, _colors(attrs, len(labels)))
 
 
 def select_groups(split: Groups, groups: Sequence[str] | None) -> Groups:
