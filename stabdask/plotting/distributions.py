@@ -214,7 +214,7 @@ def overview(
     if isinstance(quantities, str) or not quantities:
         raise UsageError(f"quantities={quantities!r}; expected a sequence of names")
     check_save(save)
-    loaded = load(ds, [*quantities, by])
+    loaded = load(ds, numbers=quantities, labels=[by])
     split = select_groups(read_groups(loaded, by), groups)
     figure, axes = _row(len(quantities), split.labels)
     for position, (ax, quantity) in enumerate(zip(axes, quantities, strict=True)):
@@ -238,8 +238,7 @@ def _distribution(
     draw: Drawing,
 ) -> Axes:
     check_save(save)
-    loaded = load(ds, [quantity, by])
-    read_numbers(loaded, quantity)
+    loaded = load(ds, numbers=[quantity], labels=[by])
     split = select_groups(read_groups(loaded, by), groups)
     wide = sum(max(len(short(label)), 6) + 2 for label in split.labels) / _CHARACTERS_PER_INCH
     if ax is None:

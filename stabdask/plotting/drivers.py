@@ -41,6 +41,7 @@ _LABELS = {
     "sensitivity": "sensitivity dRe(λ)/dW",
     "contribution": "contribution W · dRe(λ)/dW (1/time)",
 }
+_NEEDS = {"driver_genes": ["participation_mean"], "driver_edges": ["sensitivity_mean", "weight"]}
 _NO_EDGE = "#9A9A9A"
 _GENE = "#5B6F8C"
 
@@ -228,13 +229,9 @@ def _sensitivities(
 ) -> tuple[npt.NDArray[np.float64], list[str], list[str]]:
     """Return the largest sensitivities of a cluster, ``(effector, regulator)``, and their names."""
     _check_top(top)
-    for name in ("sensitivity_mean", "weight") if existing else ("sensitivity_mean",):
-        if name not in ds:
-            raise MissingKeyError(f"the results hold no {name!r}; run with vectors='both' and sensitivities")
-    labels = [str(label) for label in np.atleast_1d(ds["cluster"].to_numpy())]
-    if cluster not in labels:
-        raise MissingKeyError(f"no cluster {cluster!r}; {near_misses(cluster, labels, noun='clusters')}")
     names = ["sensitivity_mean", "weight"] if existing else ["sensitivity_mean"]
+    _check_results(ds, names, cluster)
+    labels = [str(label) for label in np.atleast_1d(ds["cluster"].to_numpy())]
     part = ds[names].isel(cluster=labels.index(cluster)).compute()
     part = part.transpose("core_effector", "regulator")
     values = part["sensitivity_mean"].to_numpy().astype(np.float64)
@@ -248,6 +245,17 @@ def _sensitivities(
     effectors = [str(name) for name in part["core_effector"].to_numpy()[rows]]
     regulators = [str(name) for name in part["regulator"].to_numpy()[columns]]
     return values[np.ix_(rows, columns)], effectors, regulators
+
+
+def _check_results(ds: xr.Dataset, names: Sequence[str], cluster: str) -> None:
+    for name in names:
+        if name not in ds:
+            raise MissingKeyError(
+                f"the results hold no {name!r}; run with vectors='both', which what drives the modes is made of"
+            )
+    labels = [str(label) for label in np.atleast_1d(ds["cluster"].to_numpy())]
+    if cluster not in labels:
+        raise MissingKeyError(f"no cluster {cluster!r}; {near_misses(cluster, labels, noun='clusters')}")
 
 
 def _largest(size: npt.NDArray[np.float64], top: int) -> npt.NDArray[np.intp]:
@@ -278,6 +286,7 @@ def _table(
         if cluster is None:
             labels = [str(label) for label in np.atleast_1d(table["cluster"].to_numpy())]
             raise UsageError(f"no cluster given; expected cluster= one of {', '.join(map(repr, labels[:8]))}")
+        _check_results(table, _NEEDS[maker], cluster)
         import stabdask
 
         found = getattr(stabdask, maker)(table, cluster, **options)

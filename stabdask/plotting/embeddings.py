@@ -22,7 +22,17 @@ from stabdask.plotting.style import (
     plain,
     save_figure,
 )
-from stabdask.plotting.values import Groups, Numbers, load, read_groups, read_numbers
+from stabdask.plotting.values import (
+    Groups,
+    Numbers,
+    is_label,
+    is_number,
+    label_names,
+    load,
+    number_names,
+    read_groups,
+    read_numbers,
+)
 
 if TYPE_CHECKING:
     import anndata
@@ -101,9 +111,8 @@ def embedding(
     """
     check_save(save)
     _check(max_cells, percentiles, limits)
-    loaded = load(ds, [color, basis] if isinstance(basis, str) else [color])
-    xy = _coordinates(loaded, basis, adata)
-    what = _colored(loaded, color)
+    loaded, what = _load(ds, color, [basis] if isinstance(basis, str) else [])
+    xy = _coordinates(loaded, basis, adata, _embeddings(ds))
     drawn = _drawn(xy, max_cells, seed)
     if ax is None:
         beside = legend_width([*what.labels, "no label"]) if isinstance(what, Groups) else 1.0
@@ -168,8 +177,8 @@ def elements(
     for name in names:
         if name not in known:
             raise MissingKeyError(f"no pair {name!r}; {near_misses(name, known, noun='pairs')}")
-    loaded = load(ds, [*names, basis] if isinstance(basis, str) else names)
-    xy = _coordinates(loaded, basis, adata)
+    loaded = load(ds, numbers=names, others=[basis] if isinstance(basis, str) else [])
+    xy = _coordinates(loaded, basis, adata, _embeddings(ds))
     drawn = _drawn(xy, max_cells, seed)
     figure, axes = grid(len(names), ncols, (3.2, 2.6))
     for ax, name in zip(axes, names, strict=True):
@@ -191,7 +200,9 @@ def _check(max_cells: int, percentiles: tuple[float, float], limits: tuple[float
         raise UsageError(f"limits={limits}; expected two numbers, the lower first")
 
 
-def _coordinates(ds: xr.Dataset, basis: str | npt.ArrayLike, adata: anndata.AnnData | None) -> Array:
+def _coordinates(
+    ds: xr.Dataset, basis: str | npt.ArrayLike, adata: anndata.AnnData | None, known: list[str]
+) -> Array:
     """Return where every cell is, ``(cell, 2)``, NaN for one that is nowhere."""
     names = ds["cell"].to_numpy()
     if not isinstance(basis, str):
@@ -213,7 +224,6 @@ def _coordinates(ds: xr.Dataset, basis: str | npt.ArrayLike, adata: anndata.AnnD
         xy = np.where((rows >= 0)[:, None], found[rows], np.nan)
         what = f"obsm[{basis!r}]"
     else:
-        known = [str(n) for n in ds.variables if ds[n].attrs.get("annotation") == "embedding"]
         raise MissingKeyError(
             f"no embedding {basis!r}; {near_misses(basis, known, noun='embeddings')}; pass adata=, which has it, "
             "or coordinates as basis="
@@ -223,14 +233,23 @@ def _coordinates(ds: xr.Dataset, basis: str | npt.ArrayLike, adata: anndata.AnnD
     return xy[:, :2]
 
 
-def _colored(ds: xr.Dataset, color: str) -> Numbers | Groups:
-    if color in ds.variables and ds[color].dtype.kind not in "fiub" and ds[color].dims == ("cell",):
-        return read_groups(ds, color)
-    if color == "cluster":
-        return read_groups(ds, color)
-    if color in ds.variables and ds[color].attrs.get("annotation") == "label":
-        return read_groups(ds, color)
-    return read_numbers(ds, color)
+def _embeddings(ds: xr.Dataset) -> list[str]:
+    return [str(name) for name in ds.variables if ds[name].attrs.get("annotation") == "embedding"]
+
+
+def _load(ds: xr.Dataset, color: str, others: Sequence[str]) -> tuple[xr.Dataset, Numbers | Groups]:
+    """Return `ds` in memory as far as needed, and what cells are colored by."""
+    annotation = ds[color].attrs.get("annotation") if color in ds.variables else None
+    if annotation == "label" or (is_label(ds, color) and not is_number(ds, color)):
+        loaded = load(ds, labels=[color], others=others)
+        return loaded, read_groups(loaded, color)
+    if not is_number(ds, color):
+        known = [*label_names(ds), *number_names(ds)]
+        raise MissingKeyError(
+            f"no label or number {color!r} for cells; {near_misses(color, known, noun='labels and numbers')}"
+        )
+    loaded = load(ds, numbers=[color], others=others)
+    return loaded, read_numbers(loaded, color)
 
 
 def _drawn(xy: Array, max_cells: int, seed: int) -> npt.NDArray[np.intp]:

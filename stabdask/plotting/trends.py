@@ -83,7 +83,7 @@ def trend(
         raise UsageError(f"bins={bins}; expected at least 1")
     if groups is not None and by is None:
         raise UsageError("groups= without by=; expected by= the kind of label, such as 'cluster'")
-    loaded = load(ds, [quantity, along, *([by] if by else [])])
+    loaded = load(ds, numbers=[quantity, along], labels=[] if by is None else [by])
     numbers, course = read_numbers(loaded, quantity), read_numbers(loaded, along)
     split = _everything(len(numbers.values)) if by is None else select_groups(read_groups(loaded, by), groups)
     kept = np.isfinite(numbers.values) & np.isfinite(course.values) & (split.codes >= 0)

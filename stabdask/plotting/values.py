@@ -21,7 +21,11 @@ __all__ = [
     "Groups",
     "Numbers",
     "cluster_colors",
+    "is_label",
+    "is_number",
+    "label_names",
     "load",
+    "number_names",
     "read_groups",
     "read_numbers",
     "select_groups",
@@ -82,56 +86,85 @@ def with_units(label: str, units: str | None) -> str:
     return label if units in (None, "", "1") else f"{label} ({units})"
 
 
-def load(ds: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
-    """Return `ds` with some variables, scalars, labels or elements by their pairs, in memory.
+def load(
+    ds: xr.Dataset, *, numbers: Sequence[str] = (), labels: Sequence[str] = (), others: Sequence[str] = ()
+) -> xr.Dataset:
+    """Return numbers of cells, labels, and other variables where there are any of that name, in memory.
 
     All at once: the tasks of a lazy Dataset compute every variable together.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such number or label.
     """
-    wanted = {name for name in names if name in ds.variables}
-    pairs = [name for name in names if name not in ds.variables and name in _pairs(ds)]
-    lazy = ds[sorted(wanted - set(ds.dims))]
-    if pairs:
-        positions = [_pairs(ds).index(name) for name in dict.fromkeys(pairs)]
+    for name in numbers:
+        if not is_number(ds, name):
+            known = near_misses(name, number_names(ds), noun="numbers")
+            raise MissingKeyError(f"no number {name!r} for cells; {known}")
+    for name in labels:
+        if not is_label(ds, name):
+            known = near_misses(name, label_names(ds), noun="labels")
+            raise MissingKeyError(f"no label {name!r} for cells; {known}")
+    pairs = _pairs(ds)
+    positions = [pairs.index(n) for n in dict.fromkeys(numbers) if n not in ds.variables and n in pairs]
+    wanted = [name for name in (*numbers, *labels, *others) if name in ds.variables and name not in ds.dims]
+    lazy = ds[sorted(set(wanted))]
+    if positions:
         lazy = lazy.assign(element=ds["element"].isel(pair=positions))
-    for name in ("cluster_code", "cluster", "cell_cluster"):
+    for name in ("cell", "cluster_code", "cluster", "cell_cluster"):
         if name in ds.variables and name not in lazy.variables:
             lazy = lazy.assign_coords({name: ds[name]})
     return lazy.compute()
 
 
-def read_numbers(ds: xr.Dataset, name: str) -> Numbers:
-    """Return a scalar, a numeric annotation, or an element by its pair, of every cell.
+def is_number(ds: xr.Dataset, name: str) -> bool:
+    """Return whether cells have a number of that name: a scalar, an annotation, or an element by its pair."""
+    if name in ds.variables:
+        return ds[name].dims == ("cell",) and ds[name].dtype.kind in "fiub"
+    return name in _pairs(ds)
 
-    Raises
-    ------
-    MissingKeyError
-        If there is none of that name, or it is not one number per cell.
-    """
-    if name in ds.variables and ds[name].dims == ("cell",) and ds[name].dtype.kind in "fiub":
+
+def is_label(ds: xr.Dataset, name: str) -> bool:
+    """Return whether cells have a label of that name."""
+    return name == "cluster" or (name in ds.variables and ds[name].dims == ("cell",) and name != "cell")
+
+
+def number_names(ds: xr.Dataset) -> list[str]:
+    """Return what `is_number` is true for."""
+    names = [str(name) for name in ds.variables if name != "cluster_code"]
+    return [name for name in names if is_number(ds, name)] + _pairs(ds)
+
+
+def label_names(ds: xr.Dataset) -> list[str]:
+    """Return the labels of cells that are no numbers, those of clusters first."""
+    names = [str(name) for name in ds.variables if is_label(ds, str(name)) and not is_number(ds, str(name))]
+    return ["cluster", *(name for name in names if name not in ("cluster", "cell_cluster"))]
+
+
+def read_numbers(ds: xr.Dataset, name: str) -> Numbers:
+    """Return a number of every cell, from what `load` returned."""
+    if name in ds.variables:
         values, attrs = ds[name].to_numpy().astype(np.float64), ds[name].attrs
         if name in VARIABLES and VARIABLES[name].kind == "count":
             values[values < 0] = np.nan
         values[~np.isfinite(values)] = np.nan
         label = with_units(str(attrs.get("long_name", name)), attrs.get("units"))
         return Numbers(values, label, name in _SIGNED, name in _BOUNDARY, ds[name].dtype.kind in "iub")
-    if name in _pairs(ds):
-        element = ds["element"].isel(pair=_pairs(ds).index(name))
-        values = element.to_numpy().astype(np.float64)
-        effector, regulator = (str(element[part].item()) for part in ("effector", "pair_regulator"))
-        units = element.attrs.get("units", VARIABLES["element"].units)
-        return Numbers(values, with_units(f"J[{effector}, {regulator}]", units), True, True)
-    raise MissingKeyError(f"no number {name!r} for cells; {near_misses(name, _numbers(ds), noun='numbers')}")
+    element = ds["element"].isel(pair=_pairs(ds).index(name))
+    values = element.to_numpy().astype(np.float64)
+    effector, regulator = (str(element[part].item()) for part in ("effector", "pair_regulator"))
+    units = element.attrs.get("units", VARIABLES["element"].units)
+    return Numbers(values, with_units(f"J[{effector}, {regulator}]", units), True, True)
 
 
 def read_groups(ds: xr.Dataset, by: str) -> Groups:
-    """Return the clusters or another label of every cell.
+    """Return the clusters or another label of every cell, from what `load` returned.
 
     Labels come in the order of the clusters of the field, or of the categories of the annotation, else sorted.
 
     Raises
     ------
-    MissingKeyError
-        If there is no such label.
     UsageError
         If there are too many different ones to be labels.
     """
@@ -139,11 +172,6 @@ def read_groups(ds: xr.Dataset, by: str) -> Groups:
         numbers, names = cell_clusters(ds)
         clusters = [str(name) for name in names]
         return Groups(numbers, clusters, cluster_colors(ds, clusters))
-    if by not in ds.variables or ds[by].dims != ("cell",):
-        known = [str(name) for name in ds.variables if ds[name].dims == ("cell",) and name != "cell"]
-        raise MissingKeyError(
-            f"no label {by!r} for cells; {near_misses(by, ['cluster', *known], noun='labels')}"
-        )
     import pandas as pd
 
     values, attrs = ds[by].to_numpy(), ds[by].attrs
@@ -196,8 +224,3 @@ def _colors(attrs: Any, n: int) -> list[str]:
 
 def _pairs(ds: xr.Dataset) -> list[str]:
     return [str(name) for name in np.atleast_1d(ds["pair"].to_numpy())] if "element" in ds else []
-
-
-def _numbers(ds: xr.Dataset) -> list[str]:
-    own = [str(n) for n in ds.variables if ds[n].dims == ("cell",) and ds[n].dtype.kind in "fiub"]
-    return own + _pairs(ds)

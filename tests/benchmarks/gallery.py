@@ -1,6 +1,6 @@
 """Every figure of a store, to be looked at, with the seconds each takes and the bytes of its file as JSON.
 
-    python tests/benchmarks/gallery.py STORE FOLDER [--adata ATLAS.h5ad] [--basis X_umap] [--along dpt_pseudotime] [--kind png]
+    python tests/benchmarks/gallery.py STORE FOLDER [--adata ATLAS.h5ad] [--basis X_umap] [--along dpt_pseudotime]
 
 What the store lacks for a figure is said on stderr, and the figure left out.
 """
