@@ -288,7 +288,11 @@ def _draw_numbers(
     known = np.isfinite(numbers.values[drawn])
     missing = _beneath(ax, xy, drawn[~known], size)
     if (~known).any():
-        plain(ax.legend([missing], ["no value"], loc="best", fontsize="x-small", frameon=False).get_texts())
+        plain(
+            ax.legend(
+                [missing], ["no value"], loc="upper right", fontsize="x-small", frameon=False
+            ).get_texts()
+        )
     cells = drawn[known]
     if not len(cells):
         return

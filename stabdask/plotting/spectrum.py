@@ -284,10 +284,19 @@ def _draw(
     ax.axvline(0.0, color="black", linewidth=0.8, linestyle="--", zorder=0)
     ax.set_xlim(*limits)
     if first:
+        # On the side of the boundary where there is room.
+        right = limits[1] > 0.22 * (limits[1] - limits[0])
         ax.annotate(
-            "unstable →", (0, 1), xycoords=("data", "axes fraction"), xytext=(4, -4), textcoords="offset points",
-            va="top", fontsize="small", annotation_clip=False,
-        )  # fmt: skip
+            "unstable →" if right else "← stable",
+            (0, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4 if right else -4, -4),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="top",
+            fontsize="small",
+            annotation_clip=False,
+        )
     beyond = sum(int((one.values.real < limits[0]).sum()) for one in found.values())
     if beyond:
         text = f"← {count_text(beyond, 'eigenvalue')}\n   ({beyond / n_points:.1%}) farther left"

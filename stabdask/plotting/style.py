@@ -110,7 +110,8 @@ def grid(
         raise UsageError(f"ncols={ncols}; expected at least 1")
     columns = max(1, min(n, ncols))
     rows = max(1, -(-n // columns))
-    figure = Figure(figsize=(panel[0] * columns, panel[1] * rows), layout="constrained")
+    # One column alone still has room for the labels of the whole.
+    figure = Figure(figsize=(max(4.5, panel[0] * columns), panel[1] * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
     for unused in axes[n:]:
         unused.set_visible(False)

@@ -69,12 +69,16 @@ def main() -> None:
     ds = sd.open_results(options.store)
     options.folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, dict[str, float]] = {}
+    said = set()
     for name, draw in figures(ds, options).items():
         path, start = options.folder / f"{name}.{options.kind}", time.perf_counter()
         try:
             draw(save=path)
         except MissingKeyError as error:
-            print(f"{name}: left out: {error}", file=sys.stderr)
+            # Once is enough of what many figures lack.
+            if str(error) not in said:
+                print(f"{name} and any others that need it: left out: {error}", file=sys.stderr)
+            said.add(str(error))
             continue
         drawn[path.name] = {"seconds": round(time.perf_counter() - start, 2), "bytes": path.stat().st_size}
     print(json.dumps(drawn, indent=2))
