@@ -378,7 +378,7 @@ def _density(values: Array) -> dict[str, Any]:
     width = 0.9 * spread * len(values) ** -0.2
     first, last = max(low, inner_low - 3 * width), min(high, inner_high + 3 * width)
     statistics: dict[str, Any] = {"mean": float(values.mean()), "median": median, "min": low, "max": high}
-    if not last > first:
+    if not (last > first and width > 0):
         return {**statistics, "coords": np.array([median, median]), "vals": np.array([1.0, 1.0])}
     counts, edges = np.histogram(values, _GRID, range=(first, last))
     step = (last - first) / _GRID

@@ -225,8 +225,8 @@ def _coordinates(
         what = f"obsm[{basis!r}]"
     else:
         raise MissingKeyError(
-            f"no embedding {basis!r}; {near_misses(basis, known, noun='embeddings')}; pass adata=, which has it, "
-            "or coordinates as basis="
+            f"no embedding {basis!r}; {near_misses(basis, known, noun='embeddings')}; or pass adata= with "
+            f"obsm[{basis!r}], or coordinates as basis="
         )
     if xy.ndim != 2 or len(xy) != len(names) or xy.shape[1] < 2:
         raise InputError(f"{what} has shape {xy.shape}; expected ({len(names)}, 2)")

@@ -255,7 +255,7 @@ def _limits(found: dict[str, ClusterSpectrum]) -> tuple[float, float]:
     if not len(values):
         return -1.0, 0.25
     real, imag = values.real, np.abs(values.imag)
-    low, high = float(real.min()), max(float(real.max()), 0.0)
+    low, high = min(float(real.min()), 0.0), max(float(real.max()), 0.0)
     telling = real[(real > 0) | (imag > 1e-3 * imag.max(initial=0.0))]
     near = min(float(telling.min(initial=0.0)), float(np.median(real)))
     if high - low > 2.0 * (high - near):
