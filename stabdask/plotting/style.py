@@ -104,14 +104,14 @@ def grid(
     It does not belong to pyplot: the caller is handed the figure, which a notebook shows as the value of the cell; if
     pyplot had it too, it would be shown twice.
     """
-    from matplotlib.figure import Figure
+    from stabdask.plotting.figures import GridFigure
 
     if ncols < 1:
         raise UsageError(f"ncols={ncols}; expected at least 1")
     columns = max(1, min(n, ncols))
     rows = max(1, -(-n // columns))
     # One column alone still has room for the labels of the whole.
-    figure = Figure(figsize=(max(4.5, panel[0] * columns), panel[1] * rows), layout="constrained")
+    figure = GridFigure(figsize=(max(4.5, panel[0] * columns), panel[1] * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
     for unused in axes[n:]:
         unused.set_visible(False)
