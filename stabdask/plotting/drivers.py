@@ -88,7 +88,7 @@ def driver_genes(
     rows = leading_rows(found, "participation", top)
     values = rows["participation"].to_numpy(dtype=np.float64)
     spread = rows["std"].to_numpy(dtype=np.float64)
-    ax = axes_for(ax, save, (4.8, _height(len(rows))))
+    ax = axes_for(ax, save, _size(rows["gene"].tolist()))
     _bars(
         ax,
         [short(name) for name in rows["gene"]],
@@ -148,7 +148,7 @@ def driver_edges(
         f"{short(i, 18)} → {short(j, 18)}" for i, j in zip(rows["regulator"], rows["effector"], strict=True)
     ]
     colors = [weight_color(weight) for weight in weights]
-    ax = axes_for(ax, save, (5.4, 0.3 + _height(len(rows))))
+    ax = axes_for(ax, save, _size(names))
     _bars(ax, names, values, spread, colors)
     ax.set_xlabel(f"{_LABELS[by]},\nmean ± std over cells")
     _weight_legend(ax, weights)
@@ -379,9 +379,10 @@ def _title(ax: Axes, table: pd.DataFrame) -> None:
         text += f"\nthe mode sets the spectral abscissa in {attrs['leading_fraction']:.0%} of them"
     # Above a legend, if there is one.
     legend = ax.get_legend()
-    title = ax.set_title(text, fontsize="medium", pad=6 if legend is None else 24)
+    title = ax.set_title(text, fontsize="small", pad=6 if legend is None else 24)
     plain([title])
 
 
-def _height(n: int) -> float:
-    return 1.1 + 0.24 * n
+def _size(names: Sequence[object]) -> tuple[float, float]:
+    """Return the size of a figure of bars with `names` at the left."""
+    return 3.6 + 0.07 * max(len(short(name)) for name in names), 1.4 + 0.24 * len(names)
