@@ -259,7 +259,7 @@ def _drawn(xy: Array, max_cells: int, seed: int) -> npt.NDArray[np.intp]:
 
 
 def _size(size: float | None, n: int) -> float:
-    return size if size is not None else float(np.clip(24_000 / max(n, 1), 0.4, 40.0))
+    return size if size is not None else float(np.clip(24_000 / max(n, 1), 0.4, 20.0))
 
 
 def _beneath(ax: Axes, xy: Array, cells: npt.NDArray[np.intp], size: float) -> Any:
