@@ -1,5 +1,27 @@
-"""Figures (matplotlib): each takes `ax` and returns it."""
+"""Figures (matplotlib).
 
-from stabdask.plotting.spectrum import spectrum
+Those of one pair of axes take `ax` and return it; those of several return a figure.
+"""
 
-__all__ = ["spectrum"]
+from stabdask.plotting.distributions import boxplot, overview, positive_parts, violin
+from stabdask.plotting.drivers import driver_edges, driver_genes, driver_heatmap
+from stabdask.plotting.embeddings import elements, embedding
+from stabdask.plotting.network import driver_network
+from stabdask.plotting.spectrum import spectra, spectrum
+from stabdask.plotting.trends import trend
+
+__all__ = [
+    "boxplot",
+    "driver_edges",
+    "driver_genes",
+    "driver_heatmap",
+    "driver_network",
+    "elements",
+    "embedding",
+    "overview",
+    "positive_parts",
+    "spectra",
+    "spectrum",
+    "trend",
+    "violin",
+]
