@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stabdask.fields.base import Field
     from stabdask.fields.hopfield import HopfieldField
     from stabdask.fields.reading import read_field
+    from stabdask.report.document import write_report
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
     from stabdask.runs.results import open_results
@@ -54,6 +55,7 @@ _HOMES = {
     "summarize": "stabdask.analysis.aggregate",
     "to_anndata": "stabdask.atlas.exporters",
     "verify": "stabdask.runs.verify",
+    "write_report": "stabdask.report.document",
 }
 _MODULES = {"pl": "stabdask.plotting"}
 
@@ -82,6 +84,7 @@ __all__ = [
     "summarize",
     "to_anndata",
     "verify",
+    "write_report",
 ]
 
 
