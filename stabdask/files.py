@@ -129,9 +129,13 @@ def write_array(
     values: npt.NDArray[Any],
     dims: tuple[str, ...],
     attrs: dict[str, Any] | None = None,
+    *,
+    rows: int | None = None,
 ) -> None:
-    """Write a small in-memory array as one Zarr array of one chunk."""
+    """Write an in-memory array as one Zarr array, of one chunk or in chunks of `rows` rows."""
     shape = tuple(max(1, n) for n in values.shape)
+    if rows is not None:
+        shape = (min(rows, shape[0]), *shape[1:])
     array = group.create_array(
         name,
         shape=values.shape,
