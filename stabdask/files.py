@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.errors import MissingFileError, OutputError, StoreMismatchError
+from stabdask.errors import MissingFileError, OutputError, StabdaskError, StoreMismatchError
 
 __all__ = [
     "existing_path",
     "fsync_directory",
     "fsync_file",
     "new_directory",
+    "new_file",
     "open_group",
     "read_names",
     "write_array",
@@ -97,14 +98,43 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             yield temporary
+            aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
             if overwrite and path.exists():
-                shutil.rmtree(path)
+                path.rename(aside)
             temporary.rename(path)
             fsync_directory(path.parent)
+            shutil.rmtree(aside, ignore_errors=True)
+        except StabdaskError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its name when the block ends without error.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            fsync_file(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_directory(path.parent)
+    except StabdaskError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def open_group(path: str | Path, *, mode: str = "r") -> Any:

@@ -7,9 +7,7 @@ on the seed and its number only, so memory does not grow with the atlas.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import numpy.typing as npt
 from stabdask.atlas.krumsiek import CLUSTERS, TRANSCRIPTION_FACTORS, Network, grow_network, network_field
 from stabdask.atlas.sampler import CellBlock, CellSampler, random_stream
 from stabdask.errors import OutputError, StoreMismatchError, UsageError
-from stabdask.files import fsync_directory, fsync_file
+from stabdask.files import new_file
 from stabdask.kernels.threads import single_threaded_blas
 
 __all__ = ["SimulatedAtlas", "simulate_atlas"]
@@ -130,7 +128,7 @@ def simulate_atlas(
     if not overwrite:
         _refuse_existing(cells, saved_field)
     layout = _Layout(n_cells, block_cells, layer, cluster_key)
-    with single_threaded_blas(), _new_file(cells) as temporary:
+    with single_threaded_blas(), new_file(cells) as temporary:
         network = grow_network(n_genes, n_regulators, random_stream(seed, "network"))
         sampler = CellSampler.of(network, zero_fraction, seed)
         _write_cells(temporary, network, layout, _blocks(sampler, layout, seed), progress)
@@ -189,25 +187,6 @@ def _refuse_existing(*targets: Path) -> None:
             raise OutputError(f"cannot look into {target.parent}: {error.strerror or error}") from error
         if exists:
             raise StoreMismatchError(f"{target} exists; choose another folder, or ask to overwrite")
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its name when the block ends without error."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            fsync_file(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        fsync_directory(path.parent)
-    except (OutputError, StoreMismatchError):
-        raise
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _blocks(sampler: CellSampler, layout: _Layout, seed: int) -> Iterator[tuple[slice, CellBlock]]:

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     import dask.array as da
     from anndata import AnnData
 
-__all__ = ["CellSource", "column_of_file", "column_of_object", "open_cell_source", "opened_file"]
+__all__ = [
+    "CellSource",
+    "column_of_file",
+    "column_of_object",
+    "frame_index",
+    "open_cell_source",
+    "opened_file",
+]
 
 Columns = npt.NDArray[np.intp] | None
 
@@ -125,7 +132,7 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
             f"{path.name} has no X; choose a layer: {', '.join(map(repr, layers)) or 'none'}"
         )
     element = root[key]
-    cells, genes = _index(root["obs"]), _index(root["var"])
+    cells, genes = frame_index(root["obs"]), frame_index(root["var"])
     column = None if cluster_key is None else column_of_file(root, cluster_key, path.name)
     labels, order = _labels(column, len(cells))
     encoding = str(element.attrs.get("encoding-type", "array"))
@@ -352,7 +359,8 @@ def _chunk_rows(element: Any) -> int | None:
     return int(chunks[0]) if chunks else None
 
 
-def _index(frame: Any) -> npt.NDArray[np.str_]:
+def frame_index(frame: Any) -> npt.NDArray[np.str_]:
+    """Return the names of the rows of obs or var of an open AnnData file."""
     from anndata.io import read_elem
 
     values = read_elem(frame[frame.attrs.get("_index", "_index")])

@@ -70,4 +70,6 @@ def open_results(path: str | Path) -> xr.Dataset:
     ds["cluster_code"] = ds["cluster_code"].compute()
     ds["degradation"] = ds["degradation"].compute()
     ds.attrs["complete"] = n_missing == 0
-    return label_results(ds)
+    ds = label_results(ds)
+    ds.encoding["source"] = str(path)
+    return ds
