@@ -286,11 +286,10 @@ def column(name: str, values: Any, what: str) -> Annotation:
     import pandas as pd
 
     dtype = getattr(values, "dtype", None)
-    values = getattr(values, "array", values) if isinstance(values, pd.Series) else values
+    if isinstance(values, pd.Series):
+        values = values.array if pd.api.types.is_extension_array_dtype(values.dtype) else values.to_numpy()
     if isinstance(dtype, pd.CategoricalDtype):
-        if not isinstance(
-            values, pd.Categorical
-        ):  # a lazy column says that it is one, but holds plain labels
+        if not isinstance(values, pd.Categorical):  # a lazy column says so, but holds plain labels
             values = pd.Categorical(np.asarray(values), categories=dtype.categories)
         return _categorical(name, values, what)
     if not isinstance(values, pd.api.extensions.ExtensionArray):
