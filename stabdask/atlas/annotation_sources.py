@@ -97,6 +97,8 @@ class _Tables:
             )
         if self._is_file:
             element = _read(element, what)
+        elif hasattr(element, "to_memory"):  # a lazy table
+            element = element.to_memory()
         values = np.asarray(element)
         if values.dtype == object:
             try:

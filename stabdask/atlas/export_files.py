@@ -22,7 +22,7 @@ import numpy as np
 
 from stabdask.atlas.exporters import Selection, match_cells, run_record, select_results, spread, spread_column
 from stabdask.atlas.sources import frame_index, opened_file
-from stabdask.errors import InputError, OutputError, StoreMismatchError, UsageError
+from stabdask.errors import InputError, OutputError, StabdaskError, StoreMismatchError, UsageError
 from stabdask.files import existing_path, fsync_directory, fsync_file, new_directory, new_file, open_group
 
 if TYPE_CHECKING:
@@ -212,9 +212,9 @@ def _reading(path: Path) -> Iterator[Any]:
                         f"{path} has no table {needed!r}; expected an AnnData file of version 0.7 on"
                     )
             yield root
+    except StabdaskError:
+        raise
     except OSError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is neither an h5ad file nor a zarr AnnData ({error})") from error
 
 
@@ -255,9 +255,9 @@ def _write_into(path: Path, new: _New) -> None:
     try:
         with _writing(path) as (root, settle):
             _write(root, new, settle)
+    except StabdaskError:
+        raise
     except OSError as error:
-        if isinstance(error, InputError | OutputError):
-            raise
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}; is another program using it, or the disk full?"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def summary_rows(summary: xr.Dataset) -> pd.DataFrame:
             frames.append(pd.DataFrame({**head, **dict(zip(statistics, values.T, strict=True))}))
     counts = {name: summary[name].to_numpy() for name in ("n_cells", "n_failed") if name in summary}
     if not frames:
-        return pd.DataFrame({by: groups, "quantity": [], "units": [], **counts})
+        return pd.DataFrame(columns=[by, "quantity", "units", *statistics, *counts])
     table = pd.concat(frames, ignore_index=True)
     if "count" in table:
         table["count"] = table["count"].astype(np.int64)
@@ -190,5 +191,9 @@ def write_table(table: pd.DataFrame, path: str | Path, *, overwrite: bool = Fals
         if table_format(path) == "parquet":
             table.to_parquet(temporary, index=False)
             return
-        packed: Any = {"method": "gzip", "mtime": 0} if path.name.lower().endswith(".gz") else None
-        table.to_csv(temporary, index=False, lineterminator="\n", compression=packed)
+        if not path.name.lower().endswith(".gz"):
+            table.to_csv(temporary, index=False, lineterminator="\n", compression=None)
+            return
+        # Neither time nor name in the file: the same table gives the same bytes.
+        with temporary.open("wb") as stream, gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packed:
+            table.to_csv(packed, index=False, lineterminator="\n", compression=None)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 ODD = ["../x", "a/b", "", "_a", "Zürich ☃", "x\ny", "NaN", "None", "0"]
-FORMS = ["memory", "h5ad", "zarr2", "zarr3", "backed"]
+FORMS = ["memory", "h5ad", "zarr2", "zarr3", "backed", "lazy"]
 
 
 def odd_atlas(n: int = 24, seed: int = 0, names: str = "c") -> anndata.AnnData:
@@ -64,12 +64,14 @@ def odd_atlas(n: int = 24, seed: int = 0, names: str = "c") -> anndata.AnnData:
 def given_as(adata: anndata.AnnData, form: str, folder: Path) -> Any:
     if form == "memory":
         return adata
-    path = folder / f"cells-{form}"
+    path = folder / (f"cells-{form}" + (".h5ad" if form == "lazy" else ""))
     if form.startswith("zarr"):
         with anndata.settings.override(zarr_write_format=int(form[-1])):
             adata.write_zarr(path)
         return path
     adata.write_h5ad(path)
+    if form == "lazy":
+        return anndata.experimental.read_lazy(path)
     return anndata.read_h5ad(path, backed="r") if form == "backed" else path
 
 
