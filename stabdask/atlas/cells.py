@@ -93,6 +93,8 @@ def open_cells(
     >>> cells = open_cells(adata, cluster_key="state")
     >>> dict(cells.sizes), cells.cluster.values.tolist()
     ({'cell': 3, 'gene': 3}, ['a', 'a', 'b'])
+    >>> open_cells(adata, obs_keys={"kind": "state"}).kind.attrs
+    {'annotation': 'label', 'labels': ['a', 'b']}
     """
     import dask.array as da
     import xarray as xr

@@ -125,47 +125,47 @@ def export_atlas(
         _check_output(path, target, overwrite=overwrite)
     with _reading(path) as root:
         names = frame_index(root["obs"])
-        removed = _replaced(root, chosen, path, overwrite=overwrite)
+        old = _replaced(root, chosen, path, overwrite=overwrite)
     source = match_cells(ds, names)
-    keys = [*chosen.columns, *chosen.arrays]
+    new = {"obs": chosen.columns, "obsm": chosen.arrays}
     report = AtlasExport(
         output=str(target),
-        added=keys,
-        removed=[key for key in removed if key not in keys],
+        added=[*chosen.columns, *chosen.arrays],
+        removed=[key for group, keys in old.items() for key in keys if key not in new[group]],
         n_cells=len(names),
         n_matched=int((source >= 0).sum()),
     )
     if dry_run:
         return report
-    record = run_record(ds, store=store, keys=keys)
+    record = run_record(ds, chosen, store=store)
     computed = chosen.compute(ds)
     columns = {
         name: spread_column(values, source, is_count=chosen.is_count(name))
         for name, values in chosen.column_values(computed).items()
     }
     arrays = {name: spread(computed["eigenvalue"].to_numpy(), source, np.nan) for name in chosen.arrays}
-    new = _New(columns, arrays, {chosen.record: record}, removed)
+    made = _New(columns, arrays, {chosen.record: record}, old)
     if output is None:
-        _write_into(path, new)
+        _write_into(path, made)
     elif path.is_dir():
         with new_directory(target, overwrite=overwrite) as folder:
             shutil.copytree(path, folder, dirs_exist_ok=True)
-            _write_into(folder, new)
+            _write_into(folder, made)
     else:
         with new_file(target) as file:
             shutil.copyfile(path, file)
-            _write_into(file, new)
+            _write_into(file, made)
     return report
 
 
 @dataclass(frozen=True)
 class _New:
-    """What to write: columns of obs, arrays of obsm, entries of uns; and the keys that these replace."""
+    """What to write: columns of obs, arrays of obsm, entries of uns; and what goes, by group."""
 
     columns: Mapping[str, Any]
     arrays: Mapping[str, Any]
     records: Mapping[str, Any]
-    removed: Sequence[str]
+    old: Mapping[str, Sequence[str]]
 
     def items(self) -> Iterator[tuple[str, str, Any]]:
         """Give (group, key, value), the record of the run first: it says which columns are ours."""
@@ -180,6 +180,8 @@ def _check_output(path: Path, target: Path, *, overwrite: bool) -> None:
         raise UsageError(
             f"{target} does not end in {wanted}, the format of {path.name}; a copy keeps the format of its atlas"
         )
+    if path.is_dir() and path.resolve() in target.resolve().parents:
+        raise UsageError(f"{target} lies inside the atlas; choose another path")
     if not target.exists():
         return
     if target.samefile(path):
@@ -218,32 +220,47 @@ def _reading(path: Path) -> Iterator[Any]:
         raise InputError(f"{path} is neither an h5ad file nor a zarr AnnData ({error})") from error
 
 
-def _replaced(root: Any, chosen: Selection, path: Path, *, overwrite: bool) -> list[str]:
-    """Return the keys that an earlier export with this prefix wrote, and that this one replaces or removes."""
+def _replaced(root: Any, chosen: Selection, path: Path, *, overwrite: bool) -> dict[str, list[str]]:
+    """Return, by group, the keys that an earlier export with this prefix wrote; they are replaced or removed."""
+    listed = _column_order(root)
+    present = {"obs": set(listed), "obsm": {str(key) for key in root.get("obsm", {})}}
+    new = {"obs": set(chosen.columns), "obsm": set(chosen.arrays)}
+    noted = _noted(root, chosen, path)
+    for group, keys in new.items():
+        foreign = sorted(keys & present[group] - noted[group])
+        if foreign and not overwrite:
+            raise StoreMismatchError(
+                f"{path.name} has {foreign[0]!r} in {group} already, which no export noted in uns[{chosen.record!r}]; "
+                "choose another prefix, or ask to overwrite"
+            )
+    n_columns = len(present["obs"] | new["obs"])
+    if not path.is_dir() and n_columns > _MOST_COLUMNS_HDF5:
+        raise InputError(
+            f"obs would have {n_columns:,} columns; HDF5 can list about {_MOST_COLUMNS_HDF5:,}: export fewer elements, "
+            "or into a zarr AnnData"
+        )
+    return {group: sorted(present[group] & (noted[group] | new[group])) for group in new}
+
+
+def _noted(root: Any, chosen: Selection, path: Path) -> dict[str, set[str]]:
+    """Return, by group, the keys that an earlier export with this prefix says it wrote."""
     from anndata.io import read_elem
 
-    listed = _column_order(root)
-    present = {*listed, *(str(key) for key in root.get("obsm", {}))}
     record: Any = {}
     if chosen.record in [str(key) for key in root.get("uns", {})]:
         record = read_elem(root["uns"][chosen.record])
-    new = [*chosen.columns, *chosen.arrays]
-    ours = set()
-    if isinstance(record, Mapping) and "fingerprint" in record:
-        # Releases before this noted no keys; what they wrote has the names of today.
-        ours = set(json.loads(str(record["keys"]))) if "keys" in record else set(new)
-    foreign = [key for key in new if key in present and key not in ours]
-    if foreign and not overwrite:
-        raise StoreMismatchError(
-            f"{path.name} has {foreign[0]!r} already, which no export noted in uns[{chosen.record!r}]; choose another "
-            "prefix, or ask to overwrite"
-        )
-    if not path.is_dir() and len({*listed, *chosen.columns}) > _MOST_COLUMNS_HDF5:
+    if not isinstance(record, Mapping) or "fingerprint" not in record:
+        return {"obs": set(), "obsm": set()}
+    if "keys" not in record:  # of an earlier release, whose keys had the names of today
+        return {"obs": set(chosen.columns), "obsm": set(chosen.arrays)}
+    try:
+        keys = json.loads(str(record["keys"]))
+        return {group: {str(key) for key in keys[group]} for group in ("obs", "obsm")}
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"obs would have {len({*listed, *chosen.columns}):,} columns; HDF5 can list about {_MOST_COLUMNS_HDF5:,}: "
-            "export fewer elements, or into a zarr AnnData"
-        )
-    return sorted(present & (ours | set(foreign)))
+            f"uns[{chosen.record!r}] of {path.name} is not what an export writes ({error!r}); delete it or choose "
+            "another prefix"
+        ) from error
 
 
 def _column_order(root: Any) -> list[str]:
@@ -279,16 +296,16 @@ def _write(root: Any, new: _New, settle: _Settle) -> None:
             write_elem(obs, f"{_PENDING}{number}", value)
     settle(root)
     order = _column_order(root)
-    gone = {*new.removed, *new.columns}
+    gone = {*new.old["obs"], *new.columns}
     kept = [name for name in order if name not in gone]
     if kept != order:
         settle.list_columns(obs, kept)
         settle(root)
     there = {group: {str(name) for name in root[group]} for group in ("obs", "obsm", "uns")}
-    for key in new.removed:
-        for group in ("obs", "obsm"):
-            if key in there[group] and key not in new.columns and key not in new.arrays:
-                del root[group][key]
+    for group, keys in new.old.items():
+        for key in there[group].intersection(keys):
+            del root[group][key]
+            there[group].remove(key)
     for number, (group, key, _) in enumerate(items):
         if key in there[group]:
             del root[group][key]

@@ -161,25 +161,23 @@ def _pairs(ds: xr.Dataset, elements: Sequence[tuple[str, str]] | None) -> tuple[
     return tuple(zip(wanted, names, strict=True))
 
 
-def run_record(
-    ds: xr.Dataset, *, store: str | Path | None = None, keys: Sequence[str] = ()
-) -> dict[str, str]:
+def run_record(ds: xr.Dataset, chosen: Selection, *, store: str | Path | None = None) -> dict[str, str]:
     """Return how results were made, as a flat dictionary of strings, which every AnnData format can hold.
 
     Parameters
     ----------
     ds
         From `stabdask.open_results` or `stabdask.stability`.
+    chosen
+        What is exported.
     store
         Where spectra, vectors and everything else of the run lie; where `ds` was opened from if not given.
-    keys
-        Names of what was exported.
 
     Returns
     -------
     dict
         ``fingerprint`` of run and ``field``, ``dtype``, ``backend``, ``store`` (absolute path or empty), and as
-        JSON ``options``, ``versions`` and ``keys``.
+        JSON ``options``, ``versions`` and ``keys`` (what was exported, by ``obs`` and ``obsm``).
     """
     run = ds.attrs.get("run", {})
     options = run.get("options", {})
@@ -192,7 +190,7 @@ def run_record(
         "store": str(Path(place).absolute()) if place else "",
         "options": json.dumps(options, sort_keys=True),
         "versions": json.dumps(ds.attrs.get("versions", {}), sort_keys=True),
-        "keys": json.dumps(list(keys)),
+        "keys": json.dumps({"obs": chosen.columns, "obsm": chosen.arrays}),
     }
 
 
@@ -245,7 +243,7 @@ def to_anndata(
         ds, prefix=prefix, quantities=quantities, elements=elements, eigenvalues=eigenvalues
     )
     source = match_cells(ds, np.asarray(adata.obs_names))
-    record = run_record(ds, keys=[*chosen.columns, *chosen.arrays])
+    record = run_record(ds, chosen)
     ds = chosen.compute(ds)
     for name, values in chosen.column_values(ds).items():
         adata.obs[name] = spread_column(values, source, is_count=chosen.is_count(name))

@@ -122,7 +122,7 @@ def test_a_file_gets_what_an_object_gets(
     report = export_atlas(ds, path, output, eigenvalues=True)
     assert report == AtlasExport(
         output=str(output or path),
-        added=json.loads(expected.uns["stability_run"]["keys"]),
+        added=[key for keys in json.loads(expected.uns["stability_run"]["keys"]).values() for key in keys],
         removed=[],
         n_cells=19,
         n_matched=17,
@@ -178,7 +178,9 @@ def test_what_no_export_wrote_is_not_replaced(
     adata.obs["stability_speed"] = 7.0
     path = write(adata, form, tmp_path)
     before = files_of(path)
-    with pytest.raises(StoreMismatchError, match="has 'stability_speed' already, which no export noted"):
+    with pytest.raises(
+        StoreMismatchError, match="has 'stability_speed' in obs already, which no export noted"
+    ):
         export_atlas(ds, path)
     assert files_of(path) == before
     export_atlas(ds, path, quantities=["trace"])
@@ -254,6 +256,29 @@ def test_a_file_without_uns_and_obsm(atlas: RandomAtlas, ds: xr.Dataset, tmp_pat
     same(read(path), back)
 
 
+def test_a_key_of_obsm_is_no_column_of_obs(atlas: RandomAtlas, ds: xr.Dataset, tmp_path: Path) -> None:
+    adata = rich(atlas)
+    adata.obs["stability_eigenvalue"] = "mine"
+    path = write(adata, "h5ad", tmp_path)
+    export_atlas(ds, path, eigenvalues=True)
+    report = export_atlas(ds, path)
+    assert report.removed == ["stability_eigenvalue"]
+    back = read(path)
+    assert set(back.obs["stability_eigenvalue"]) == {"mine"}
+    assert "stability_eigenvalue" not in back.obsm
+
+
+@pytest.mark.parametrize("keys", ["no JSON", "[]", '{"obs": 3, "obsm": []}'])
+def test_a_note_that_no_export_wrote(atlas: RandomAtlas, ds: xr.Dataset, tmp_path: Path, keys: str) -> None:
+    adata = rich(atlas)
+    adata.uns["stability_run"] = {"fingerprint": "x", "keys": keys}
+    path = write(adata, "h5ad", tmp_path)
+    before = files_of(path)
+    with pytest.raises(InputError, match="is not what an export writes"):
+        export_atlas(ds, path)
+    assert files_of(path) == before
+
+
 def test_the_run_is_noted(atlas: RandomAtlas, tmp_path: Path) -> None:
     path = write(atlas.adata(), "h5ad", tmp_path)
     store = tmp_path / "out.zarr"
@@ -310,6 +335,7 @@ def test_outputs_that_are_refused(atlas: RandomAtlas, ds: xr.Dataset, tmp_path: 
         (zarr, tmp_path / "new.h5ad", UsageError, "does not end in .zarr"),
         (h5ad, h5ad, UsageError, "is the atlas itself"),
         (zarr, zarr, UsageError, "is the atlas itself"),
+        (zarr, zarr / "new.zarr", UsageError, "lies inside the atlas"),
         (zarr, store, StoreMismatchError, "is no AnnData, so it is not overwritten"),
         (h5ad, tmp_path / "text.h5ad", StoreMismatchError, "is no AnnData, so it is not overwritten"),
         (store, tmp_path / "new.zarr", InputError, "has no table 'obs'"),

@@ -149,7 +149,8 @@ def test_what_made_them_is_noted(atlas: RandomAtlas, tmp_path: Path) -> None:
     assert record["fingerprint"] == report.fingerprint == ds.attrs["fingerprint"]
     assert record["store"] == str(tmp_path / "out.zarr")
     assert json.loads(record["versions"]) == stored.attrs["versions"]
-    assert json.loads(record["keys"]) == [name for name in adata.obs if name.startswith("stability_")]
+    columns = [name for name in adata.obs if name.startswith("stability_")]
+    assert json.loads(record["keys"]) == {"obs": columns, "obsm": []}
 
 
 def test_chosen_quantities_and_elements(ds: xr.Dataset, atlas: RandomAtlas) -> None:
