@@ -98,10 +98,14 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             yield temporary
+            aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
             if overwrite and path.exists():
-                shutil.rmtree(path)
+                path.rename(aside)
             temporary.rename(path)
             fsync_directory(path.parent)
+            shutil.rmtree(aside, ignore_errors=True)
+        except StabdaskError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -155,9 +159,13 @@ def write_array(
     values: npt.NDArray[Any],
     dims: tuple[str, ...],
     attrs: dict[str, Any] | None = None,
+    *,
+    rows: int | None = None,
 ) -> None:
-    """Write a small in-memory array as one Zarr array of one chunk."""
+    """Write an in-memory array as one Zarr array, of one chunk or in chunks of `rows` rows."""
     shape = tuple(max(1, n) for n in values.shape)
+    if rows is not None:
+        shape = (min(rows, shape[0]), *shape[1:])
     array = group.create_array(
         name,
         shape=values.shape,

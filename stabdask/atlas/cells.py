@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.atlas.annotation_sources import cluster_colors, read_annotations
+from stabdask.atlas.annotations import attach_annotations, requested_names
 from stabdask.atlas.sources import CellSource, open_cell_source
 from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError, near_misses
 
@@ -31,6 +33,8 @@ def open_cells(
     cluster_key: str | None = None,
     genes: Sequence[str] | None = None,
     block_cells: int | None = None,
+    obs_keys: Sequence[str] | Mapping[str, str] | None = None,
+    embeddings: Sequence[str] | Mapping[str, str] | None = None,
 ) -> xr.Dataset:
     """Open an atlas lazily.
 
@@ -48,21 +52,32 @@ def open_cells(
         first source if not given.
     block_cells
         Cells in a block; by default about 8 MB of expression, whole chunks of the file where it has chunks.
+    obs_keys
+        Columns of `obs` to bring along into results, or a mapping of new names to columns. Categories, strings
+        and booleans (``"False"``, ``"True"``) become labels, integers and floats become numbers.
+    embeddings
+        Keys of `obsm` to bring along, of at most 50 columns, or a mapping of new names to keys.
 
     Returns
     -------
     xarray.Dataset
         ``expression(cell, gene)`` on Dask, in blocks of whole rows, in the units of the layer; coordinates
-        ``cell``, ``gene`` and ``cluster(cell)`` (NaN where a cell has no label).
+        ``cell``, ``gene`` and ``cluster(cell)`` (NaN where a cell has no label). Columns brought along are
+        coordinates ``<name>(cell)``: labels are strings, NaN for none, in the order of ``attrs["labels"]``, with
+        ``attrs["colors"]`` where ``uns["<column>_colors"]`` has them; numbers are float64. Embeddings are variables
+        ``<name>(cell, <name>_axis)``. ``cluster`` has its colors too, where they are known.
 
     Raises
     ------
     MissingFileError
         If a path does not exist.
     MissingKeyError
-        If a layer, column or gene is missing; the message names near misses.
+        If a layer, column, embedding or gene is missing; the message names near misses.
     InputError
-        If gene names repeat, there are no cells, or a file is no AnnData.
+        If gene names repeat, there are no cells, a file is no AnnData, or what is to be brought along is neither
+        label nor number nor embedding.
+    UsageError
+        If a name to bring along is one that results use themselves, such as ``status`` or ``speed``.
 
     Notes
     -----
@@ -78,6 +93,8 @@ def open_cells(
     >>> cells = open_cells(adata, cluster_key="state")
     >>> dict(cells.sizes), cells.cluster.values.tolist()
     ({'cell': 3, 'gene': 3}, ['a', 'a', 'b'])
+    >>> open_cells(adata, obs_keys={"kind": "state"}).kind.attrs
+    {'annotation': 'label', 'labels': ['a', 'b']}
     """
     import dask.array as da
     import xarray as xr
@@ -89,6 +106,7 @@ def open_cells(
         raise UsageError(f"genes={genes!r}; expected a sequence of gene names, or None for all")
     if block_cells is not None and block_cells < 1:
         raise UsageError(f"block_cells={block_cells}; expected at least 1")
+    keys, arrays = requested_names(obs_keys, embeddings)
     opened = [open_cell_source(item, layer=layer, cluster_key=cluster_key) for item in items]
     names = np.asarray(opened[0].genes if genes is None else [str(gene) for gene in genes], dtype=np.str_)
     _check_unique(names, opened[0].name if genes is None else "genes=")
@@ -101,8 +119,13 @@ def open_cells(
     n_cells = sum(len(part.cells) for part in opened)
     if n_cells == 0:
         raise InputError(f"{', '.join(part.name for part in opened)} has no cells")
-    labels = [label for part in opened for label in part.label_order]
-    return xr.Dataset(
+    brought = read_annotations(items, opened, keys, arrays)
+    labels = list(dict.fromkeys(label for part in opened for label in part.label_order))
+    colors = cluster_colors(items, opened, cluster_key)
+    attrs: dict[str, Any] = {"labels": labels}
+    if labels and all(label in colors for label in labels):
+        attrs["colors"] = [colors[label] for label in labels]
+    cells = xr.Dataset(
         {"expression": (("cell", "gene"), da.concatenate(parts, axis=0))},
         coords={
             "cell": np.concatenate([part.cells for part in opened]),
@@ -110,7 +133,7 @@ def open_cells(
             "cluster": (
                 "cell",
                 np.concatenate([part.labels for part in opened]),
-                {"labels": list(dict.fromkeys(labels))},
+                attrs,
             ),
         },
         attrs={
@@ -119,6 +142,7 @@ def open_cells(
             "sources": [part.facts for part in opened],
         },
     )
+    return attach_annotations(cells, brought)
 
 
 def cell_names(cells: xr.Dataset) -> npt.NDArray[Any]:

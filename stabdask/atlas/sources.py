@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.atlas.annotations import label_text
 from stabdask.errors import InputError, MissingKeyError, near_misses
 from stabdask.files import existing_path, open_group
 
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
     import dask.array as da
     from anndata import AnnData
 
-__all__ = ["CellSource", "open_cell_source"]
+__all__ = [
+    "CellSource",
+    "column_of_file",
+    "column_of_object",
+    "frame_index",
+    "open_cell_source",
+    "opened_file",
+]
 
 Columns = npt.NDArray[np.intp] | None
 
@@ -124,8 +132,9 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
             f"{path.name} has no X; choose a layer: {', '.join(map(repr, layers)) or 'none'}"
         )
     element = root[key]
-    cells, genes = _index(root["obs"]), _index(root["var"])
-    labels, order = _labels(_column(root["obs"], cluster_key, path.name), len(cells))
+    cells, genes = frame_index(root["obs"]), frame_index(root["var"])
+    column = None if cluster_key is None else column_of_file(root, cluster_key, path.name)
+    labels, order = _labels(column, len(cells))
     encoding = str(element.attrs.get("encoding-type", "array"))
     scattered = encoding == "csc_matrix"
     sparse = encoding in ("csr_matrix", "csc_matrix")
@@ -188,10 +197,8 @@ def _from_object(adata: AnnData, layer: str | None, cluster_key: str | None) -> 
 
 def _annotations(adata: AnnData, cluster_key: str | None) -> dict[str, Any]:
     """Return names and labels of an AnnData object, by the attributes of a source."""
-    columns = [str(column) for column in adata.obs.keys()]  # noqa: SIM118
-    if cluster_key is not None and cluster_key not in columns:
-        raise _no_column(cluster_key, columns, "the AnnData")
-    labels, order = _labels(None if cluster_key is None else adata.obs[cluster_key], adata.n_obs)
+    column = None if cluster_key is None else column_of_object(adata, cluster_key, "the AnnData")
+    labels, order = _labels(column, adata.n_obs)
     return {
         "cells": np.asarray([str(cell) for cell in adata.obs_names], dtype=object),
         "genes": np.asarray([str(gene) for gene in adata.var_names], dtype=np.str_),
@@ -274,12 +281,13 @@ def _read_dense(
     The file is opened here, not where the task was made: a Zarr array whose folder a worker does not see
     would read as zeros.
     """
-    with _opened(path) as root:
+    with opened_file(path) as root:
         return _take(root[key][start:stop], columns, dtype)
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
+def opened_file(path: str) -> Iterator[Any]:
+    """Give the root group of an h5ad file or a zarr AnnData."""
     import h5py
 
     if Path(path).is_dir():
@@ -293,7 +301,7 @@ def _scan_csc(
     path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
     """Collect rows of a CSC matrix on disk in one pass over it, in bounded memory."""
-    with _opened(path) as root:
+    with opened_file(path) as root:
         element = root[key]
         pointers = element["indptr"][...]
         n_genes = len(pointers) - 1
@@ -351,18 +359,25 @@ def _chunk_rows(element: Any) -> int | None:
     return int(chunks[0]) if chunks else None
 
 
-def _index(frame: Any) -> npt.NDArray[np.str_]:
+def frame_index(frame: Any) -> npt.NDArray[np.str_]:
+    """Return the names of the rows of obs or var of an open AnnData file."""
     from anndata.io import read_elem
 
     values = read_elem(frame[frame.attrs.get("_index", "_index")])
     return np.asarray([str(v.decode() if isinstance(v, bytes) else v) for v in values], dtype=np.str_)
 
 
-def _column(frame: Any, key: str | None, name: str) -> Any:
+def column_of_file(root: Any, key: str, name: str) -> Any:
+    """Return a column of obs of an open AnnData file.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such column.
+    """
     from anndata.io import read_elem
 
-    if key is None:
-        return None
+    frame = root["obs"]
     if "__categories" in frame:  # a table of AnnData 0.7
         table = read_elem(frame)
         if key in table:
@@ -372,6 +387,20 @@ def _column(frame: Any, key: str | None, name: str) -> Any:
     if key not in order:
         raise _no_column(key, order, name)
     return read_elem(frame[key])
+
+
+def column_of_object(adata: AnnData, key: str, name: str) -> Any:
+    """Return a column of obs of an AnnData object.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no such column.
+    """
+    columns = [str(column) for column in adata.obs.keys()]  # noqa: SIM118
+    if key not in columns:
+        raise _no_column(key, columns, name)
+    return adata.obs[key]
 
 
 def _labels(values: Any, n_cells: int) -> tuple[npt.NDArray[np.object_], tuple[str, ...]]:
@@ -387,17 +416,9 @@ def _labels(values: Any, n_cells: int) -> tuple[npt.NDArray[np.object_], tuple[s
         # A lazy column is no Categorical, but its dtype may be categorical.
         known = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else None
         values = pd.Categorical(np.asarray(values), categories=known)
-    names = [_label(category) for category in values.categories]
+    names = [label_text(category) for category in values.categories]
     lookup = np.asarray([*names, np.nan], dtype=object)
     return lookup[np.asarray(values.codes)], tuple(names)
-
-
-def _label(category: Any) -> str:
-    if isinstance(category, bytes):
-        return category.decode()
-    if isinstance(category, float) and category.is_integer():
-        return str(int(category))
-    return str(category)
 
 
 def _no_layer(layer: str, layers: list[str], name: str) -> MissingKeyError:

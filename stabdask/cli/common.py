@@ -26,6 +26,7 @@ __all__ = [
     "job_inputs",
     "job_options",
     "parse_elements",
+    "parse_names",
     "print_json",
     "summary_table",
 ]
@@ -59,6 +60,18 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         metavar="HOW",
         help="cells whose cluster has no parameters: 'error', 'skip', or 'W_<cluster>' to use that cluster's",
+    )
+    data.add_argument(
+        "--obs",
+        default="",
+        metavar="NAME[=COLUMN],...",
+        help="columns of obs to bring along into the results as labels or numbers, e.g. batch,age=pseudotime",
+    )
+    data.add_argument(
+        "--embedding",
+        default="",
+        metavar="[NAME=]KEY,...",
+        help="embeddings in obsm to bring along into the results, e.g. X_umap",
     )
     what = parser.add_argument_group("what to compute")
     what.add_argument("--spectrum", choices=("full", "leading", "none"), default="full", help="default: full")
@@ -114,7 +127,12 @@ def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
     field = read_field(options.field)
     atlas = [str(path) for path in options.atlas]
     cells = open_cells(
-        atlas, layer=options.layer, cluster_key=options.cluster_key, genes=field.genes.tolist()
+        atlas,
+        layer=options.layer,
+        cluster_key=options.cluster_key,
+        genes=field.genes.tolist(),
+        obs_keys=parse_names(options.obs, "--obs"),
+        embeddings=parse_names(options.embedding, "--embedding"),
     )
     return cells, field
 
@@ -173,6 +191,32 @@ def parse_elements(text: str, genes: set[str]) -> list[tuple[str, str]]:
             raise MissingKeyError(f"gene {unknown!r} in --elements is not in the field; {hint}")
         pairs.append(known[0])
     return pairs
+
+
+def parse_names(text: str, option: str) -> dict[str, str]:
+    """Return name -> key from ``NAME,NEW=KEY``.
+
+    A key with a comma or an equals sign can be named from Python only.
+
+    Examples
+    --------
+    >>> parse_names("batch, age=pseudotime", "--obs")
+    {'batch': 'batch', 'age': 'pseudotime'}
+    """
+    names: dict[str, str] = {}
+    for item in (item.strip() for item in text.split(",")):
+        if not item:
+            continue
+        name, _, key = (part.strip() for part in item.partition("="))
+        key = key if "=" in item else name
+        if not name or not key:
+            raise UsageError(
+                f"{option} {item!r} is no name; expected NAME or NEW_NAME=NAME, comma between them"
+            )
+        if name in names:
+            raise UsageError(f"{option} names {name!r} twice; name each once")
+        names[name] = key
+    return names
 
 
 def print_json(values: Any) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["add_commands"]
 
 _LAYER, _CLUSTER_KEY = "M_t", "cell_type"
+_COLUMNS, _EMBEDDINGS = ("pseudotime", "batch"), ("X_pca", "X_fate")
 _PAIRS = (("GATA1", "SPI1"), ("SPI1", "GATA1"), ("KLF1", "FLI1"), ("EGR1", "GFI1"))
 
 
@@ -61,7 +62,9 @@ def _demo(options: argparse.Namespace) -> int:
     atlas = _simulated(options, folder)
     _say("2. the stability of every cell")
     field = read_field(atlas.field)
-    cells = open_cells(atlas.cells, layer=_LAYER, cluster_key=_CLUSTER_KEY)
+    cells = open_cells(
+        atlas.cells, layer=_LAYER, cluster_key=_CLUSTER_KEY, obs_keys=_COLUMNS, embeddings=_EMBEDDINGS
+    )
     store = folder / "out.zarr"
     report = run(cells, field, store, workers=options.workers, elements=list(_PAIRS))
     ds = open_results(store)

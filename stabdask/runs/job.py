@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.atlas.annotations import Annotation, annotations_of
 from stabdask.atlas.cells import cell_names, cluster_codes
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field
+from stabdask.runs.annotations import annotations_identity
 from stabdask.runs.block import NO_LABEL, SKIPPED
 from stabdask.runs.options import Options, make_options
 from stabdask.runs.preflight import Preflight, preflight
@@ -45,7 +47,8 @@ class RunSpec:
     field
         Fingerprint of the field.
     cells
-        What identifies the input: hashes of names, labels and sampled content, files with size and time.
+        What identifies the input: hashes of names, labels, sampled content and of each annotation brought along,
+        files with size and time.
     options
         What is computed.
     format_version
@@ -94,7 +97,10 @@ class RunSpec:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of everything above except where the input lies: equal fingerprints give equal bytes."""
+        """A hash of everything above except where the input lies: equal fingerprints give equal bytes.
+
+        Colors of labels are left out: they are those known when a store was made, and plotting an atlas adds them.
+        """
         values = self.to_dict()
         values["cells"] = {**values["cells"], "sources": [_placeless(s) for s in values["cells"]["sources"]]}
         text = json.dumps(values, sort_keys=True, ensure_ascii=True)
@@ -106,7 +112,8 @@ class RunSpec:
         return [
             f"{key} is {_short(mine.get(key))} there and {_short(theirs.get(key))} here"
             for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key) and not key.endswith(".path")
+            if mine.get(key) != theirs.get(key)
+            and not (key.startswith("cells.sources[") and key.endswith(".path"))
         ]
 
 
@@ -130,6 +137,8 @@ class Job:
         Positions of the field's genes in the atlas, or None if they are the same.
     sample
         What the look at the data before the run found.
+    annotations
+        Labels, numbers and embeddings of the cells to bring along, by name.
     """
 
     spec: RunSpec
@@ -139,6 +148,7 @@ class Job:
     model_codes: npt.NDArray[np.int32]
     columns: npt.NDArray[np.intp] | None
     sample: Preflight
+    annotations: tuple[Annotation, ...] = ()
 
     @property
     def expression(self) -> da.Array:
@@ -221,6 +231,7 @@ def prepare(
         )
     _check_dataset(cells)
     checked = make_options(field, **options)
+    annotations = annotations_of(cells)
     columns = _align(cells["gene"].to_numpy(), field)
     codes, labels = cluster_codes(cells)
     models, numbers = _models(labels, field, missing_cluster)
@@ -249,10 +260,11 @@ def prepare(
             **cells_identity(cells),
             "content": sample.digest,
             "sources": [dict(source) for source in cells.attrs.get("sources", [])],
+            **annotations_identity(annotations),
         },
         options=checked,
     )
-    return Job(spec, cells, field, codes, model_codes, columns, sample)
+    return Job(spec, cells, field, codes, model_codes, columns, sample, tuple(annotations))
 
 
 def _check_dataset(cells: xr.Dataset) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.atlas.annotations import attach_annotations
 from stabdask.fields.base import Field
+from stabdask.runs.annotations import cluster_colors
 from stabdask.runs.block import compute_block, empty_arrays, output_shapes
 from stabdask.runs.job import prepare
 from stabdask.runs.labels import label_results
@@ -68,7 +70,8 @@ def stability(
     Returns
     -------
     xarray.Dataset
-        The variables of `stabdask.schema.VARIABLES` that were asked for.
+        The variables of `stabdask.schema.VARIABLES` that were asked for, and what was brought along from the atlas
+        (see `stabdask.open_cells`).
 
     Raises
     ------
@@ -132,7 +135,11 @@ def stability(
         "cell": names.astype(object),
         "gene": field.genes.astype(object),
         "regulator": field.regulators.astype(object),
-        "cluster": np.asarray(spec.labels, dtype=object),
+        "cluster": (
+            "cluster",
+            np.asarray(spec.labels, dtype=object),
+            cluster_colors(job.cells, spec.labels),
+        ),
     }
     if "sensitivity_sum" in data:
         coords["core_effector"] = field.regulators.astype(object)
@@ -140,13 +147,14 @@ def stability(
         coords["pair"] = np.asarray([f"{i}:{j}" for i, j in pairs], dtype=object)
         coords["effector"] = ("pair", np.asarray([i for i, _ in pairs], dtype=object))
         coords["pair_regulator"] = ("pair", np.asarray([j for _, j in pairs], dtype=object))
-    return label_results(
+    results = label_results(
         xr.Dataset(
             data,
             coords=coords,
             attrs={"fingerprint": spec.fingerprint, "run": spec.to_dict(), "complete": True},
         )
     )
+    return attach_annotations(results, job.annotations)
 
 
 def _block_task(

@@ -192,8 +192,9 @@ def plan_job(
     task = task_bytes(job.expression, field, spec.options, spec.partition_cells, spec.block_cells, n_labels)
     idle = _GPU_WORKER_BYTES if n_gpus else _WORKER_BYTES
     per_worker = task + (idle - _WORKER_BYTES if workers == 0 else idle)
-    # Names and codes of all cells are held by the client.
-    client = _CLIENT_BYTES + 200 * spec.n_cells
+    # Names, codes and annotations of all cells are held by the client, these as values and as codes.
+    annotations = sum(annotation.values.nbytes for annotation in job.annotations)
+    client = _CLIENT_BYTES + 200 * spec.n_cells + 3 * annotations
     least_workers = max(1, workers or 1)
     wanted = min(n_gpus or cpu_count(), spec.n_partitions) if workers is None else workers
     if budget is not None:
@@ -207,7 +208,7 @@ def plan_job(
                 f"{format_bytes(client)}, each worker {format_bytes(per_worker)})"
             )
         wanted = min(wanted, int(affordable))
-    stored = output_bytes(field, spec.options) * spec.n_cells
+    stored = output_bytes(field, spec.options) * spec.n_cells + annotations
     stored += sums_bytes(field, spec.options, n_labels) * spec.n_partitions
     return Plan(
         n_cells=spec.n_cells,

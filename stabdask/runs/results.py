@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stabdask.errors import StabdaskWarning
+from stabdask.runs.annotations import name_annotations
 from stabdask.runs.labels import label_results
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.store import read_spec
@@ -31,9 +32,11 @@ def open_results(path: str | Path) -> xr.Dataset:
     xarray.Dataset
         Variables of `stabdask.schema.VARIABLES` on Dask, in the store's chunks, with the coordinates ``cell``,
         ``cell_cluster(cell)``, ``gene``, ``regulator``, ``cluster``, ``mode`` and ``pair``; in place of sums by
-        partition, means and standard deviations over the cells of clusters (``sensitivity_mean``). Its attributes say
-        how it was made; ``complete`` is False while partitions are missing, whose cells hold NaN and status
-        255.
+        partition, means and standard deviations over the cells of clusters (``sensitivity_mean``). What was brought
+        along from the atlas (see `stabdask.open_cells`) is there too: labels and numbers as coordinates, embeddings as
+        variables, colors of the clusters in ``ds["cluster"].attrs["colors"]`` where they were known. Its
+        attributes say how it was made; ``complete`` is False while partitions are missing, whose cells hold NaN
+        and status 255.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def open_results(path: str | Path) -> xr.Dataset:
             StabdaskWarning,
             stacklevel=2,
         )
-    ds = xr.open_zarr(str(path), consolidated=False)
+    ds = name_annotations(xr.open_zarr(str(path), consolidated=False))
     order = [name for name in VARIABLES if name in ds.variables]
     # Sorted, because a folder lists its arrays in any order.
     ds = ds[[*order, *sorted(str(name) for name in ds.data_vars if name not in order)]]
@@ -68,4 +71,6 @@ def open_results(path: str | Path) -> xr.Dataset:
     ds["cluster_code"] = ds["cluster_code"].compute()
     ds["degradation"] = ds["degradation"].compute()
     ds.attrs["complete"] = n_missing == 0
-    return label_results(ds)
+    ds = label_results(ds)
+    ds.encoding["source"] = str(path)
+    return ds

@@ -29,6 +29,7 @@ from stabdask.files import (
     write_array,
     write_names,
 )
+from stabdask.runs.annotations import cluster_colors, write_annotations
 from stabdask.runs.block import output_shapes
 from stabdask.runs.job import Job, RunSpec
 from stabdask.runs.options import Options
@@ -197,6 +198,8 @@ def _write_coordinates(group: Any, job: Job) -> None:
         write_names(group, "pair", [f"{i}:{j}" for i, j in spec.options.elements], "pair")
         write_names(group, "effector", [i for i, _ in spec.options.elements], "pair")
         write_names(group, "pair_regulator", [j for _, j in spec.options.elements], "pair")
+    group["cluster"].attrs.update(cluster_colors(job.cells, spec.labels))
+    write_annotations(group, job.annotations)
 
 
 def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:

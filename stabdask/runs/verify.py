@@ -13,6 +13,7 @@ import numpy.typing as npt
 from stabdask.analysis.spectra import complete_values, match_spectra
 from stabdask.errors import InputError, MissingKeyError, StabdaskError
 from stabdask.files import open_group
+from stabdask.runs.annotations import damaged_annotations
 from stabdask.runs.job import RunSpec, cells_identity
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.store import array_checksum, open_store_field, read_spec, region
@@ -48,6 +49,8 @@ class VerifyReport:
         Names of such cells.
     note
         Why the oracle was not used, if it was not.
+    damaged_annotations
+        Labels, numbers and embeddings brought along that are not those of the run.
     """
 
     store: str
@@ -60,11 +63,12 @@ class VerifyReport:
     limit: float
     wrong_cells: list[str] = field(default_factory=list)
     note: str = ""
+    damaged_annotations: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether nothing was found wrong (missing partitions are not wrong)."""
-        return not self.damaged and not self.wrong_cells
+        return not (self.damaged or self.damaged_annotations or self.wrong_cells)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -78,6 +82,8 @@ class VerifyReport:
             f"{len(self.damaged)} damaged arrays",
         ]
         lines += [f"             partition {number}: {name}" for number, name in self.damaged[:10]]
+        if self.damaged_annotations:
+            lines.append(f"             annotations: {', '.join(self.damaged_annotations[:10])}")
         if self.note:
             lines.append(f"oracle       not used: {self.note}")
         else:
@@ -155,6 +161,7 @@ def verify(
         limit=limit,
         wrong_cells=[name for name, pair in errors.items() if not max(pair) <= limit],
         note=note,
+        damaged_annotations=damaged_annotations(group, spec.cells.get("annotations", {})),
     )
 
 

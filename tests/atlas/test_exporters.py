@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -134,16 +135,52 @@ def test_what_was_written_reads_back(ds: xr.Dataset, tmp_path: Path, form: str) 
 def test_what_made_them_is_noted(atlas: RandomAtlas, tmp_path: Path) -> None:
     made = {"field": atlas.field.fingerprint, "dtype": "float32", "backend": BACKENDS[0]}
     ds = sd.stability(atlas.cells(), atlas.field, dtype="float32")
-    assert sd.to_anndata(ds, atlas.adata()).uns["stability_run"] == {
-        **made,
-        "fingerprint": ds.attrs["fingerprint"],
-    }
+    record = sd.to_anndata(ds, atlas.adata()).uns["stability_run"]
+    assert made.items() <= record.items()
+    assert record["fingerprint"] == ds.attrs["fingerprint"]
+    assert record["store"] == ""
+    assert json.loads(record["options"]) == ds.attrs["run"]["options"]
     report = sd.run(
         atlas.cells(), atlas.field, tmp_path / "out.zarr", dtype="float32", workers=0, progress=False
     )
-    adata = sd.to_anndata(sd.open_results(tmp_path / "out.zarr"), atlas.adata())
-    assert adata.uns["stability_run"] == {**made, "fingerprint": report.fingerprint}
-    assert ds.attrs["fingerprint"] == report.fingerprint
+    stored = sd.open_results(tmp_path / "out.zarr")
+    adata = sd.to_anndata(stored, atlas.adata())
+    record = adata.uns["stability_run"]
+    assert made.items() <= record.items()
+    assert record["fingerprint"] == report.fingerprint == ds.attrs["fingerprint"]
+    assert record["store"] == str(tmp_path / "out.zarr")
+    assert json.loads(record["versions"]) == stored.attrs["versions"]
+    columns = [name for name in adata.obs if name.startswith("stability_")]
+    assert json.loads(record["keys"]) == {"obs": columns, "obsm": []}
+
+
+def test_chosen_quantities_and_elements(ds: xr.Dataset, atlas: RandomAtlas) -> None:
+    adata = sd.to_anndata(ds, atlas.adata(), quantities=["trace", "speed"], elements=PAIRS[1:])
+    names = [name for name in adata.obs if name.startswith("stability_")]
+    assert names == [
+        "stability_trace",
+        "stability_speed",
+        "stability_status",
+        "stability_element_gene4:gene4",
+    ]
+    np.testing.assert_array_equal(adata.obs["stability_element_gene4:gene4"], ds["element"].values[:, 1])
+    assert list(sd.to_anndata(ds, blank(ds["cell"].values), quantities=[], elements=[]).obs) == [
+        "own",
+        "stability_status",
+    ]
+    with pytest.raises(MissingKeyError, match="no quantity 'sped' in the results; did you mean 'speed'"):
+        sd.to_anndata(ds, atlas.adata(), quantities=["sped"])
+    with pytest.raises(MissingKeyError, match="no element 'gene0:gene1' in the results"):
+        sd.to_anndata(ds, atlas.adata(), elements=[("gene0", "gene1")])
+
+
+def test_slashes_in_gene_names(ds: xr.Dataset) -> None:
+    """No key of an AnnData file may hold a slash."""
+    named = ds.assign_coords(pair=np.array(["a/b:../x", "a_b:.._x"], dtype=object))
+    adata = sd.to_anndata(named.isel(pair=[0]), blank(ds["cell"].values))
+    np.testing.assert_array_equal(adata.obs["stability_element_a_b:.._x"], ds["element"].values[:, 0])
+    with pytest.raises(InputError, match="two elements would both be called 'element_a_b:"):
+        sd.to_anndata(named, blank(ds["cell"].values))
 
 
 def test_a_lazy_dataset_is_computed_once(atlas: RandomAtlas, monkeypatch: pytest.MonkeyPatch) -> None:

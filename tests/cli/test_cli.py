@@ -9,6 +9,7 @@ from pathlib import Path
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from small_atlas import Small
 
@@ -351,6 +352,128 @@ def test_export(small, finished, capsys, tmp_path) -> None:
     assert adata.obsm["stability_eigenvalue"].dtype == np.complex128
     assert main(arguments) == 5
     assert "exists; remove it" in capsys.readouterr().err
+
+
+def annotated(small) -> None:
+    def add(file: h5py.File) -> None:
+        from anndata.io import write_elem
+
+        write_elem(file["obs"], "age", np.arange(230.0))
+        file["obs"].attrs["column-order"] = ["state", "age"]
+        write_elem(file, "obsm", {"X_umap": np.zeros((230, 2))})
+
+    change(small, add)
+
+
+def test_annotations_come_along(small, capsys, tmp_path) -> None:
+    annotated(small)
+    arguments = ["--obs", "kind=state, age", "--embedding", "X_umap"]
+    assert main(["plan", *job(small, *arguments)]) == 0
+    assert main(run(small, *arguments)) == 0
+    ds = sd.open_results(tmp_path / "out.zarr")
+    assert ds["kind"].values.tolist() == ds["cell_cluster"].values.tolist()
+    assert ds["age"].values.tolist() == list(range(230))
+    assert ds["X_umap"].shape == (230, 2)
+    capsys.readouterr()
+    message = refused(capsys, run(small, "--obs", "age"), tmp_path, 5)
+    assert "cells.annotations.X_umap is" in message
+    assert main(["verify", str(tmp_path / "out.zarr")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--obs", "stat"], 3, "no column 'stat' in obs of cells.h5ad; did you mean 'state'?"),
+        (["--embedding", "X_unap"], 3, "no embedding 'X_unap' in obsm of cells.h5ad; did you mean 'X_umap'?"),
+        (["--obs", "speed"], 2, "results use the name 'speed' themselves"),
+        (["--obs", "age,age"], 2, "--obs names 'age' twice"),
+        (["--obs", "=age"], 2, "--obs '=age' is no name; expected NAME or NEW_NAME=NAME"),
+        (["--embedding", "umap="], 2, "--embedding 'umap=' is no name"),
+    ],
+)
+def test_annotations_that_are_refused(small, capsys, tmp_path, arguments, code, message) -> None:
+    annotated(small)
+    assert message in refused(capsys, run(small, *arguments), tmp_path, code)
+
+
+def test_export_in_place_and_again(small, finished, capsys) -> None:
+    arguments = ["export", str(finished), "--atlas", str(small.atlas), "--in-place"]
+    before = small.atlas.read_bytes()
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "would add stability_spectral_abscissa" in capsys.readouterr().out
+    assert small.atlas.read_bytes() == before
+    assert main(arguments) == 0
+    assert "230 of 230 cells have results" in capsys.readouterr().out
+    assert main([*arguments, "--quantities", "speed", "--elements", "g05:g05", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["added"] == ["stability_speed", "stability_status", "stability_element_g05:g05"]
+    assert "stability_trace" in values["removed"]
+    adata = anndata.read_h5ad(small.atlas)
+    assert [name for name in adata.obs if "stability" in name] == values["added"]
+    ds = sd.open_results(finished)
+    np.testing.assert_array_equal(adata.obs["stability_element_g05:g05"], ds["element"].values[:, 1])
+    assert adata.uns["stability_run"]["store"] == str(finished)
+
+
+def test_export_tables(small, finished, capsys, tmp_path) -> None:
+    table = tmp_path / "cells.csv"
+    arguments = ["export", str(finished), "-o", str(table)]
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "would write 230 rows of cell, cluster, spectral_abscissa" in capsys.readouterr().out
+    assert not table.exists()
+    assert main([*arguments, "--elements", "none", "--quantities", "speed,trace"]) == 0
+    ds = sd.open_results(finished)
+    back = pd.read_csv(table, float_precision="round_trip")
+    assert back.columns.tolist() == ["cell", "cluster", "trace", "speed", "status"]
+    np.testing.assert_array_equal(back["speed"], ds["speed"].values)
+    capsys.readouterr()
+    assert "exists; remove it" in refused(capsys, arguments, tmp_path, 5)
+    assert main([*arguments, "--overwrite", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["columns"][-1] == "element_g05:g05"
+    summary = tmp_path / "summary.csv"
+    assert main(["export", str(finished), "--summary", "-o", str(summary), "--json"]) == 0
+    rows = pd.read_csv(summary)
+    assert json.loads(capsys.readouterr().out)["rows"] == len(rows)
+    assert set(rows["cluster"]) == set(ds["cluster"].values)
+    mean = rows.query("quantity == 'speed' and cluster == '../x'")["mean"].item()
+    assert mean == pytest.approx(ds["speed"].values[ds["cell_cluster"].values == "../x"].mean())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "nowhere to write; expected -o OUTPUT, or --atlas ATLAS --in-place"),
+        (["--in-place"], 2, "--in-place needs --atlas"),
+        (["--in-place", "-o", "{}/x.h5ad", "--atlas", "{}/cells.h5ad"], 2, "expected no --output beside it"),
+        (["-o", "{}/x.h5ad"], 2, "is to be an AnnData; expected --atlas, the one to copy"),
+        (["-o", "{}/x.txt"], 2, "is no table; expected a name that ends in .csv"),
+        (["-o", "{}/x.csv", "--by", "state"], 2, "--by goes with --summary"),
+        (["-o", "{}/x.csv", "--eigenvalues"], 2, "--eigenvalues goes with --atlas"),
+        (["-o", "{}/x.h5ad", "--summary", "--atlas", "{}/cells.h5ad"], 2, "--summary goes with no --atlas"),
+        (
+            ["-o", "{}/x.csv", "--summary", "--prefix", "a"],
+            2,
+            "expected no --quantities, --elements or --prefix",
+        ),
+        (["-o", "{}/x.csv", "--summary", "--by", "clustr"], 3, "no label 'clustr' for cells; did you mean"),
+        (
+            ["-o", "{}/x.csv", "--quantities", "sped"],
+            3,
+            "no quantity 'sped' in the results; did you mean 'speed'",
+        ),
+        (["-o", "{}/x.csv", "--elements", "g00:g02"], 3, "no element 'g00:g02' in the results"),
+        (["-o", "{}/x.csv", "--elements", "g00:h"], 3, "gene 'h' in --elements is not in the field"),
+        (
+            ["-o", "{}/x.zarr", "--atlas", "{}/cells.h5ad"],
+            2,
+            "does not end in .h5ad, the format of cells.h5ad",
+        ),
+        (["-o", "{}/x.h5ad", "--atlas", "{}/cels.h5ad"], 3, "no atlas at"),
+    ],
+)
+def test_exports_that_are_refused(finished, capsys, tmp_path, arguments, code, message) -> None:
+    filled = [argument.format(tmp_path) for argument in arguments]
+    assert message in refused(capsys, ["export", str(finished), *filled], tmp_path, code)
 
 
 def test_field_show_and_convert(fitted, capsys, tmp_path) -> None:
