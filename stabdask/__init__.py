@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stabdask import plotting as pl
     from stabdask.analysis.aggregate import extremes, summarize
+    from stabdask.analysis.comparison import compare
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
     from stabdask.atlas.exporters import to_anndata
@@ -38,6 +39,7 @@ _HOMES = {
     "SimulatedAtlas": "stabdask.atlas.simulate",
     "StoreStatus": "stabdask.runs.status",
     "VerifyReport": "stabdask.runs.verify",
+    "compare": "stabdask.analysis.comparison",
     "complete_spectrum": "stabdask.analysis.spectra",
     "extremes": "stabdask.analysis.aggregate",
     "open_cells": "stabdask.atlas.cells",
@@ -63,6 +65,7 @@ __all__ = [
     "StoreStatus",
     "VerifyReport",
     "__version__",
+    "compare",
     "complete_spectrum",
     "extremes",
     "open_cells",

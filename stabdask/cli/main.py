@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    from stabdask.cli import demo, doctor, export, field, inspect, job
+    from stabdask.cli import demo, doctor, export, field, inspect, job, summary
 
     parser = _Parser(
         prog="stabdask",
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser, title="commands"
     )
-    for module in (demo, doctor, job, inspect, export, field):
+    for module in (demo, doctor, job, inspect, summary, export, field):
         module.add_commands(commands)
     return parser
 
