@@ -139,7 +139,7 @@ def _parse_bytes(memory: int | str) -> int:
 
     try:
         value = int(parse_bytes(memory))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"memory={memory!r} is no size; expected a number of bytes or e.g. '2GB'") from error
     if value < 0:
         raise UsageError(f"memory={memory!r}; expected 0 or more")

@@ -2,10 +2,11 @@
 
 Values are rounded to 11 significant bits and counted. Counts add up, so the result is the same to the last bit
 whatever the chunks, their order and the way they are merged, and every order statistic is known to half a unit
-of the last place kept: a relative error of at most 2^-11. Sketches of bounded rank error were tried and are not
-like this: t-digests give other quantiles for other chunks and bound nothing, KLL sketches draw random numbers.
-Rounding to a relative error is the idea of DDSketch (Masson, Rim & Lee 2019, PVLDB 12(12), 2195-2205), with
-the powers of its base replaced by the binary digits that the values have already.
+of the last place kept: a relative error of at most 2^-11 (below the smallest normal number, an absolute one of
+2^-1033). Sketches of bounded rank error were tried and are not like this: t-digests give other quantiles for
+other chunks and bound nothing, KLL sketches draw random numbers. Rounding to a relative error is the idea of
+DDSketch (Masson, Rim & Lee 2019, PVLDB 12(12), 2195-2205), with the powers of its base replaced by the binary
+digits that the values have already.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,8 @@ def _sums(codes: npt.NDArray[np.intp], values: Floats, n_groups: int) -> Floats:
 def _batches(ds: xr.Dataset, names: Sequence[str]) -> Iterator[Floats]:
     """Give the columns of each variable, ``(column, cell)``, a few at a time."""
     for name in names:
-        values = ds[name].to_numpy().reshape(ds.sizes["cell"], -1)
+        values = ds[name].to_numpy()
+        values = values[:, None] if values.ndim == 1 else values
         step = max(1, _BATCH_VALUES // max(1, len(values)))
         for begin in range(0, values.shape[1], step):
             yield as_float(values[:, begin : begin + step].T, is_count=VARIABLES[name].kind == "count")
@@ -113,20 +114,23 @@ def _reduced(
     exact = np.full((len(values), n_groups, len(quantiles)), np.nan)
     if not len(codes):
         return moments, exact
-    for position, function in enumerate(MOMENTS):
-        moments[position] = flox.groupby_reduce(values, codes, **_how(function, n_groups))[0]
-    if quantiles:
+    # Infinite values (the logarithm of a determinant that is 0) have no standard deviation: NaN, and no warning.
+    with np.errstate(invalid="ignore"):
+        for position, function in enumerate(MOMENTS):
+            moments[position] = flox.groupby_reduce(values, codes, **_how(function, n_groups))[0]
+        if not quantiles:
+            return moments, exact
         found = flox.groupby_reduce(
             values, codes, **_how("nanquantile", n_groups), finalize_kwargs={"q": list(quantiles)}
         )[0]
-        exact = np.moveaxis(np.asarray(found), 0, -1)
-        # Between two infinite values there is nothing to interpolate, and NumPy's formula gives NaN.
-        for column, group in np.argwhere(np.isnan(exact).any(axis=-1) & (moments[0] > 0)):
-            own = np.sort(values[column, (codes == group) & ~np.isnan(values[column])])
-            rank = np.asarray(quantiles) * (len(own) - 1)
-            below = np.floor(rank).astype(np.intp)
-            above = np.minimum(below + 1, len(own) - 1)
-            exact[column, group] = between(own[below], own[above], rank - below)
+    exact = np.moveaxis(np.asarray(found), 0, -1)
+    # Between two infinite values there is nothing to interpolate, and NumPy's formula gives NaN.
+    for column, group in np.argwhere(np.isnan(exact).any(axis=-1) & (moments[0] > 0)):
+        own = np.sort(values[column, (codes == group) & ~np.isnan(values[column])])
+        rank = np.asarray(quantiles) * (len(own) - 1)
+        below = np.floor(rank).astype(np.intp)
+        above = np.minimum(below + 1, len(own) - 1)
+        exact[column, group] = between(own[below], own[above], rank - below)
     return moments, exact
 
 
@@ -150,6 +154,9 @@ def one_pass(ds: xr.Dataset, names: Sequence[str], groups: Groups, quantiles: Se
     import flox
     from dask.base import compute
 
+    if not (groups.codes >= 0).any():
+        nobody = replace(groups, codes=groups.codes[:0])
+        return in_memory(ds.isel(cell=slice(0)), names, nobody, quantiles)
     table, n_flags = _table(ds, names)
     n = groups.n_groups
     codes = da.from_array(groups.codes.astype(np.int32), chunks=table.chunks[1])
@@ -163,7 +170,7 @@ def one_pass(ds: xr.Dataset, names: Sequence[str], groups: Groups, quantiles: Se
         for function in ("count", "nansum")
         if n_flags
     ]
-    if quantiles and len(groups.codes):
+    if quantiles:
         counted = da.blockwise(
             _count_columns,
             "c",
@@ -191,7 +198,7 @@ def one_pass(ds: xr.Dataset, names: Sequence[str], groups: Groups, quantiles: Se
         )
     results = list(compute(*lazy))
     exact = np.full((table.shape[0] - n_flags, n, len(quantiles)), np.nan)
-    if quantiles and len(groups.codes):
+    if quantiles:
         exact = results.pop().item()
     sums: dict[str, Floats | None] = {"unstable": None, "known": None, "failed": None}
     if n_flags:
