@@ -62,9 +62,10 @@ def summarize(
         Between 0 and 1; named ``"q05"``, ``"q97.5"``, and ``"median"`` for 0.5. Linear between order statistics.
     memory
         How much the scalars and elements of a Dataset on Dask may take in memory, in bytes or as ``"2GB"`` (that of
-        16 million cells with 15 quantities). They are loaded together if they take less; the peak is about this
-        and 0.7 GB for working on them. If they take more, nothing is loaded whole, and quantiles are those of values
-        rounded to 11 significant bits: each order statistic has a relative error of at most 2^-11, 0.05 %.
+        16 million cells with 15 quantities). If they take less they are loaded together; the peak is about what they
+        take and 80 bytes a cell. If they take more, nothing is loaded whole but the groups (20 bytes a cell), and
+        quantiles are those of values rounded to 11 significant bits: each order statistic has a relative error of
+        at most 2^-11, 0.05 %.
 
     Returns
     -------

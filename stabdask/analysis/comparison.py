@@ -26,6 +26,8 @@ _COLUMNS = (
     "p_adjusted", "note",
 )  # fmt: skip
 
+_FEW, _EXACT_PAIRS = 8, 20_000
+
 _CHECKS = ("residual", "trace_defect", "near_switch_count")
 """Scalars that say how well a cell could be computed, which nobody compares unasked."""
 
@@ -70,10 +72,11 @@ def compare(
         ``cohens_d`` : difference over the pooled standard deviation [2]_; NaN where that is 0
         ``cliffs_delta`` : P(value of a > value of b) - P(a < b) for a random cell of each, from -1 to 1 [3]_:
             the rank-biserial correlation, 2 U / (n_a n_b) - 1 [4]_
-        ``mann_whitney_u``, ``p_value`` : of the two-sided Mann-Whitney U test: exact if a group has 8 cells or
-            fewer and no values are tied, else by the normal approximation with corrections for ties and continuity
+        ``mann_whitney_u``, ``p_value`` : of the two-sided Mann-Whitney U test: exact if a group has 8 values or
+            fewer, none are tied and there are at most 20,000 pairs; else by the normal approximation with
+            corrections for ties and continuity, which is rough for so few values (then `note` says so)
         ``p_adjusted`` : p-values adjusted over the quantities by Benjamini and Hochberg [5]_
-        ``note`` : why something is NaN, else empty
+        ``note`` : why something is NaN or rough, else empty
 
         ``attrs`` holds ``a``, ``b``, ``by``, and ``n_cells_a``, ``n_cells_b``: all cells of each.
 
@@ -222,7 +225,12 @@ def _compared(of_a: Floats, of_b: Floats, labels: tuple[Any, Any]) -> tuple[Any,
     if missing:
         return (len(x), len(y), *means, nan, nan, nan, nan, nan, nan, "; ".join(missing))
     d, note = _cohens_d(x, y)
-    test = mannwhitneyu(x, y, alternative="two-sided", method="auto")
+    few = min(len(x), len(y)) <= _FEW
+    # The exact distribution takes minutes for a handful of cells against a hundred thousand.
+    exact = few and len(x) * len(y) <= _EXACT_PAIRS and len(np.unique(np.r_[x, y])) == len(x) + len(y)
+    test = mannwhitneyu(x, y, alternative="two-sided", method="exact" if exact else "asymptotic")
+    if few and not exact:
+        note = "; ".join(filter(None, (note, f"a group has at most {_FEW} values: p is rough")))
     u = float(test.statistic)
     delta = 2.0 * u / (float(len(x)) * float(len(y))) - 1.0
     return (len(x), len(y), *means, means[0] - means[1], d, delta, u, float(test.pvalue), nan, note)
@@ -237,6 +245,6 @@ def _cohens_d(x: Floats, y: Floats) -> tuple[float, str]:
         return float("nan"), "infinite values: no standard deviation"
     squares = sum(float(((side - side.mean()) ** 2).sum()) for side in (x, y))
     # Equal values may leave a rounding error in place of 0.
-    if np.ptp(x) == 0 and np.ptp(y) == 0:
+    if squares == 0 or (np.ptp(x) == 0 and np.ptp(y) == 0):
         return float("nan"), "all values of each are equal: no standard deviation"
     return float((x.mean() - y.mean()) / np.sqrt(squares / freedom)), ""

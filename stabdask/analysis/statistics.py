@@ -163,12 +163,12 @@ def one_pass(ds: xr.Dataset, names: Sequence[str], groups: Groups, quantiles: Se
     n = groups.n_groups
     codes = da.from_array(groups.codes.astype(np.int32), chunks=table.chunks[1])
     lazy: list[Any] = [
-        flox.groupby_reduce(table[n_flags:], groups.codes, method="map-reduce", **_how(function, n))[0]
+        flox.groupby_reduce(table[n_flags:], codes, method="map-reduce", **_how(function, n))[0]
         for function in MOMENTS
     ]
     # Which flags are known, and their sums.
     lazy += [
-        flox.groupby_reduce(table[:n_flags], groups.codes, method="map-reduce", **_how(function, n))[0]
+        flox.groupby_reduce(table[:n_flags], codes, method="map-reduce", **_how(function, n))[0]
         for function in ("count", "nansum")
         if n_flags
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from stabdask.cli.common import (
@@ -183,8 +184,15 @@ def _comparison_table(table: pd.DataFrame) -> str:
     ]
     header = ["quantity", "n a", "n b", "mean a", "mean b", "difference", "d", "cliff", "p adjusted"]
     text = fit_table(header, rows, spare=("n a", "n b"))
-    notes = [f"{name}: {note}" for name, note in table["note"].items() if note]
-    return "\n".join([text, *notes])
+    notes: dict[str, list[str]] = {}
+    for name, note in table["note"].items():
+        notes.setdefault(note, []).append(str(name))
+    lines = [_wrapped(f"{', '.join(names)}: {note}") for note, names in notes.items() if note]
+    return "\n".join([text, *lines])
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 100, subsequent_indent="  ", break_long_words=False)
 
 
 def _p_value(p: float) -> str:

@@ -64,7 +64,10 @@ def test_effects_are_those_of_all_pairs(x: list[float], y: list[float]) -> None:
     assert row["cliffs_delta"] == pytest.approx(delta, abs=1e-12)
     assert row["mann_whitney_u"] == pytest.approx(u)
     assert row["difference"] == pytest.approx(np.mean(p) - np.mean(q))
+    # SciPy chooses between exact and normal as we do where there are few pairs.
     assert row["p_value"] == stats.mannwhitneyu(p, q, alternative="two-sided").pvalue
+    tied = len(set(p + q)) < len(p) + len(q)
+    assert ("p is rough" in row["note"]) == (tied and min(len(p), len(q)) <= 8)
     assert row["p_adjusted"] == pytest.approx(row["p_value"])
     assert 0 < row["p_value"] <= 1
     # Turned round, signs turn.
@@ -80,7 +83,8 @@ def test_figures_worked_by_hand() -> None:
     assert row["cohens_d"] == pytest.approx(2 / math.sqrt(10 / 4))
     assert row["mann_whitney_u"] == 7.5
     assert row["cliffs_delta"] == pytest.approx(2 * 7.5 / 9 - 1)
-    assert row["note"] == ""
+    # 2 is in both.
+    assert row["note"] == "a group has at most 8 values: p is rough"
 
 
 def test_the_exact_test_for_few_cells_without_ties() -> None:
@@ -127,6 +131,16 @@ def test_groups_too_small_or_too_equal(
     assert row["cliffs_delta"] == pytest.approx(delta)
     assert 0 < row["p_value"] <= 1
     assert row["note"].startswith(note) if note else row["note"] == ""
+
+
+def test_few_cells_against_many_take_no_time() -> None:
+    """The exact distribution would."""
+    rng = np.random.default_rng(0)
+    row = sd.compare(two(rng.normal(size=6).tolist(), rng.normal(size=60_000).tolist()), "a", "b").loc[
+        "speed"
+    ]
+    assert row["note"] == "a group has at most 8 values: p is rough"
+    assert 0 < row["p_value"] < 1
 
 
 def test_groups_without_cells_and_without_values() -> None:

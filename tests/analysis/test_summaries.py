@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
+import dask
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from dask.delayed import delayed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_atlas import count_blocks, random_atlas
@@ -196,6 +200,47 @@ def test_lazy_results_are_computed_once_and_vectors_are_left_alone(
         np.testing.assert_allclose(
             table[name].values, reference[name].values, rtol=2 * ERROR, atol=2 * ERROR * scale
         )
+
+
+def test_out_of_core_a_few_blocks_are_held_at_a_time() -> None:
+    alive, most, made = 0, 0, 0
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def block(number: int) -> Array:
+        nonlocal alive, most, made
+        values = np.random.default_rng(number).normal(size=50)
+        weakref.finalize(values, gone)
+        alive, made = alive + 1, made + 1
+        most = max(most, alive)
+        return values
+
+    n_blocks = 60
+    names = ("speed", "trace", "spectral_gap")
+    ds = xr.Dataset(
+        {
+            name: (
+                "cell",
+                da.concatenate(
+                    [
+                        da.from_delayed(delayed(block)(100 * own + number), (50,), float)
+                        for number in range(n_blocks)
+                    ]
+                ),
+            )
+            for own, name in enumerate(names)
+        },
+        coords={"side": ("cell", np.resize(["l", "r"], 50 * n_blocks).astype(object))},
+    )
+    with dask.config.set(scheduler="sync"):
+        table = sd.summarize(ds, by="side", memory=10_000)
+    assert made == n_blocks * len(names)
+    assert most < 0.2 * made
+    assert alive == 0
+    loaded = sd.summarize(ds.compute(), by="side")
+    np.testing.assert_allclose(table["trace"], loaded["trace"], atol=4 * ERROR)
 
 
 def test_the_bound_decides_what_is_loaded() -> None:
