@@ -146,7 +146,8 @@ def make(folder: Path, options: argparse.Namespace) -> None:
     group = open_group(folder / "out.zarr", mode="r+")
     drawn = {
         "batch": rng.integers(0, N_BATCHES, options.cells),
-        "dpt_pseudotime": np.asarray(adata.obs["pseudotime"], dtype=float),
+        # The simulator's comes in 64 steps; a number as DPT gives it has a value of its own for every cell.
+        "dpt_pseudotime": np.asarray(adata.obs["pseudotime"]) * 63 / 64 + rng.random(options.cells) / 64,
         "X_umap": np.asarray(adata.obsm["X_fate"], dtype=np.float32),
     }
     if "batch" not in group:
