@@ -413,7 +413,7 @@ def test_a_number_is_no_label() -> None:
         coords={"time": ("cell", np.linspace(0, 1, n), {"annotation": "number"})},
     )
     with pytest.raises(
-        InputError, match="'time' make 100,001 groups; expected at most 100,000: choose a label"
+        InputError, match="'time' makes 100,001 groups; expected at most 100,000: choose a label"
     ):
         sd.summarize(ds, by="time")
     stage = pd.cut(ds["time"].values, 4).astype(str)
