@@ -126,9 +126,11 @@ def group_cells(ds: xr.Dataset, by: str | Sequence[str]) -> Groups:
         own, found, about = _one_label(ds, name)
         n_groups *= len(found)
         if n_groups > MAX_GROUPS:
+            make = "makes" if len(names) == 1 else "make"
             raise InputError(
-                f"{' and '.join(map(repr, names))} {'makes' if len(names) == 1 else 'make'} {n_groups:,} groups; expected at most {MAX_GROUPS:,}: choose a "
-                "label, or bin a number first, e.g. ds.assign_coords(stage=('cell', pandas.cut(time, 5).astype(str)))"
+                f"{' and '.join(map(repr, names))} {make} {n_groups:,} groups; expected at most {MAX_GROUPS:,}: choose "
+                "a label, or bin a number first, e.g. "
+                "ds.assign_coords(stage=('cell', pandas.cut(time, 5).astype(str)))"
             )
         codes = np.where((codes < 0) | (own < 0), -1, codes * len(found) + own)
         labels.append(found)
