@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stabdask import plotting as pl
     from stabdask.analysis.aggregate import extremes, summarize
+    from stabdask.analysis.comparison import compare
     from stabdask.analysis.drivers import driver_edges, driver_genes
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
@@ -40,6 +41,7 @@ _HOMES = {
     "SimulatedAtlas": "stabdask.atlas.simulate",
     "StoreStatus": "stabdask.runs.status",
     "VerifyReport": "stabdask.runs.verify",
+    "compare": "stabdask.analysis.comparison",
     "complete_spectrum": "stabdask.analysis.spectra",
     "driver_edges": "stabdask.analysis.drivers",
     "driver_genes": "stabdask.analysis.drivers",
@@ -68,6 +70,7 @@ __all__ = [
     "StoreStatus",
     "VerifyReport",
     "__version__",
+    "compare",
     "complete_spectrum",
     "driver_edges",
     "driver_genes",

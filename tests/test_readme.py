@@ -87,8 +87,5 @@ def test_every_command_is_listed() -> None:
     usage = build_parser().format_help()
     listed = set(re.findall(r"^\| `stabdask (\w+)` \|", README.read_text(), flags=re.MULTILINE))
     offered = set(re.findall(r"^    (\w+) +\w", usage, flags=re.MULTILINE))
-    assert (
-        listed
-        == offered
-        == {"demo", "doctor", "plan", "run", "status", "verify", "summary", "export", "field"}
-    )
+    assert listed == offered
+    assert {"demo", "run", "summary", "drivers", "report", "export"} < listed

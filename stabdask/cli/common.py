@@ -22,14 +22,22 @@ __all__ = [
     "add_job_arguments",
     "add_json",
     "add_store",
+    "figure",
+    "fit_table",
     "format_table",
+    "group_rows",
     "job_inputs",
     "job_options",
     "parse_elements",
     "parse_names",
     "print_json",
+    "shorten",
     "summary_table",
+    "unseen_groups",
 ]
+
+_WIDTH = 100
+"""Most columns of a table."""
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -240,21 +248,87 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with the first column left-aligned and the others right-aligned."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> str:
+    """Return a table with the first `n_left` columns left-aligned and the others right-aligned."""
+    widths = _widths(header, rows)
     lines = []
     for row in (header, *rows):
-        first = row[0].ljust(widths[0])
-        lines.append(
-            "  ".join([first, *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        )
+        cells = [
+            cell.ljust(w) if i < n_left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells))
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _widths(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+
+def fit_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1, spare: Sequence[str] = ()
+) -> str:
+    """Return a table of at most 100 columns: long labels are shortened, then columns left out and named.
+
+    Parameters
+    ----------
+    header, rows
+        The table.
+    n_left
+        How many columns are labels, on the left.
+    spare
+        Columns that may be left out, the first first.
+    """
+    n_all, longest = len(header), max(12, 36 // n_left)
+    rows = [[*(shorten(cell, longest) for cell in row[:n_left]), *row[n_left:]] for row in rows]
+    dropped = []
+    for name in spare:
+        if sum(_widths(header, rows)) + 2 * (len(header) - 1) <= _WIDTH:
+            break
+        if name in header:
+            place = list(header).index(name)
+            header, rows = _without(header, place), [_without(row, place) for row in rows]
+            dropped.append(name)
+    text = format_table(header, rows, n_left=n_left)
+    if len(header) < n_all:
+        text += f"\n(left out to fit {_WIDTH} columns: {', '.join(dropped)}; --json has all)"
+    return text
+
+
+def _without(row: Sequence[str], place: int) -> list[str]:
+    return [*row[:place], *row[place + 1 :]]
+
+
+def shorten(text: str, width: int) -> str:
+    """Return `text` in at most `width` printable characters, with ".." for what is left out of its middle.
+
+    Examples
+    --------
+    >>> shorten("hematopoietic stem cell", 16)
+    'hematop..em cell'
+    """
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    if len(text) <= width:
+        return text
+    tail = (width - 2) // 2
+    return f"{text[: width - 2 - tail]}..{text[len(text) - tail :]}"
+
+
+def group_rows(summary: xr.Dataset, *, unseen: bool = False) -> list[tuple[tuple[int, ...], list[str]]]:
+    """Return position and labels of the groups; of several labels, those that some cell has or all if `unseen`."""
+    dims = summary["n_cells"].dims
+    counts = summary["n_cells"].to_numpy()
+    labels = [[str(label) for label in summary[dim].to_numpy()] for dim in dims]
+    return [
+        (place, [names[i] for names, i in zip(labels, place, strict=True)])
+        for place in np.ndindex(counts.shape)
+        if unseen or len(dims) == 1 or counts[place]
+    ]
+
+
 def summary_table(summary: xr.Dataset) -> str:
-    """Return the per-cluster table people want first; speed stands beside stability.
+    """Return the per-group table people want first; speed stands beside stability.
 
     Most cells are no fixed points, and far from one eigenvalues say little.
     """
@@ -263,20 +337,43 @@ def summary_table(summary: xr.Dataset) -> str:
         ("+-", "spectral_abscissa", "std"),
         ("max", "spectral_abscissa", "max"),
         ("unstable", "unstable_count", "mean"),
+        ("in cells", "unstable_fraction", None),
         ("frequency", "leading_frequency", "mean"),
         ("trace", "trace", "mean"),
         ("rotation", "rotational_norm", "mean"),
         ("speed", "speed", "mean"),
     ]
-    shown = [column for column in columns if column[1] in summary]
-    header = ["cluster", "cells", "failed", *(name for name, _, _ in shown)]
+    shown = [
+        (head, (summary[name] if statistic is None else summary[name].sel(statistic=statistic)).to_numpy())
+        for head, name, statistic in columns
+        if name in summary.data_vars
+    ]
+    dims = [str(dim) for dim in summary["n_cells"].dims]
+    counts, failed = summary["n_cells"].to_numpy(), summary["n_failed"].to_numpy()
     rows = []
-    for number, label in enumerate(summary["cluster"].to_numpy()):
-        one = summary.isel(cluster=number)
-        figures = [_figure(float(one[name].sel(statistic=statistic))) for _, name, statistic in shown]
-        rows.append([str(label), f"{int(one['n_cells']):,}", f"{int(one['n_failed']):,}", *figures])
-    return format_table(header, rows)
+    for place, labels in group_rows(summary):
+        figures = [
+            _percent(values[place]) if head == "in cells" else figure(values[place]) for head, values in shown
+        ]
+        rows.append([*labels, f"{counts[place]:,}", f"{failed[place]:,}", *figures])
+    header = [*dims, "cells", "failed", *(head for head, _ in shown)]
+    return fit_table(
+        header, rows, n_left=len(dims), spare=("rotation", "trace", "frequency", "failed", "max")
+    ) + unseen_groups(summary)
 
 
-def _figure(value: float) -> str:
+def unseen_groups(summary: xr.Dataset) -> str:
+    """Return a line that says how many combinations of labels no cell has, if any are left out of a table."""
+    n_unseen = int((summary["n_cells"].to_numpy() == 0).sum())
+    if not n_unseen or summary["n_cells"].ndim == 1:
+        return ""
+    return f"\n(not shown: {n_unseen:,} combinations that no cell has)"
+
+
+def figure(value: float) -> str:
+    """Return a number in a table, "-" for NaN."""
     return "-" if math.isnan(value) else f"{value:.4g}"
+
+
+def _percent(fraction: float) -> str:
+    return "-" if math.isnan(fraction) else f"{100 * fraction:.1f}%"

@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    from stabdask.cli import demo, doctor, drivers, export, field, inspect, job, report
+    from stabdask.cli import demo, doctor, drivers, export, field, inspect, job, report, summary
 
     parser = _Parser(
         prog="stabdask",
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser, title="commands"
     )
-    for module in (demo, doctor, job, inspect, drivers, report, export, field):
+    for module in (demo, doctor, job, inspect, summary, drivers, report, export, field):
         module.add_commands(commands)
     return parser
 

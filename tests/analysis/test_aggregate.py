@@ -47,11 +47,19 @@ def results(
     return xr.Dataset(data, coords=coords)
 
 
+def quantile(percent: int) -> Any:
+    def of(values: pd.Series[float]) -> float:
+        return float(np.nanquantile(values, percent / 100)) if values.notna().any() else np.nan
+
+    of.__name__ = f"q{percent}"
+    return of
+
+
 def by_pandas(values: Array, labels: list[Any], groups: list[Any]) -> Array:
     """Return ``(group, statistic)`` by pandas: labels of None are dropped, groups without cells are empty."""
     frame = pd.DataFrame({"value": values, "label": np.asarray(labels, dtype=object)})
     table = frame.groupby("label")["value"].agg(
-        ["count", "mean", lambda v: v.std(ddof=0), "min", "median", "max"]
+        ["count", "mean", lambda v: v.std(ddof=0), "min", *map(quantile, (5, 25, 50, 75, 95)), "max"]
     )
     table = table.reindex(groups)
     table["count"] = table["count"].fillna(0)
@@ -71,7 +79,8 @@ def test_every_statistic_is_that_of_pandas(data: st.DataObject) -> None:
     elements = data.draw(hnp.arrays(float, (n, 3), elements=numbers))
     table = sd.summarize(results(values, codes, labels, elements=elements))
     assert table["cluster"].values.tolist() == labels
-    assert tuple(table["statistic"].values) == STATISTICS == ("count", "mean", "std", "min", "median", "max")
+    names = ["count", "mean", "std", "min", "q05", "q25", "median", "q75", "q95", "max"]
+    assert table["statistic"].values.tolist() == list(STATISTICS) == names
     own = [labels[code] if code >= 0 else None for code in codes]
     assert table["speed"].dims == table["unstable_count"].dims == ("cluster", "statistic")
     assert table["element"].dims == ("cluster", "statistic", "pair")
@@ -96,7 +105,10 @@ def test_what_a_summary_carries_along() -> None:
     values = np.array([1.0, 2.0, 4.0, np.nan])
     ds = results(values, np.array([0, 0, 1, 1]), ["a", "b"], elements=np.ones((4, 3)))
     table = sd.summarize(ds)
-    assert table["speed"].attrs == VARIABLES["speed"].attrs
+    assert table["speed"].attrs == VARIABLES["speed"].attrs | {
+        "quantile_method": "exact",
+        "quantile_relative_error": 0.0,
+    }
     assert table["pair"].values.tolist() == PAIRS
     assert table["effector"].values.tolist() == ["g1", "g3", "g2"]
     assert float(table["speed"].sel(cluster="b", statistic="mean")) == 4.0
@@ -115,7 +127,10 @@ def test_groups_without_cells_and_without_values() -> None:
     assert table["n_failed"].values.tolist() == [2, 0, 0]
     assert table["speed"].sel(statistic="count").values.tolist() == [0, 0, 1]
     np.testing.assert_array_equal(table["speed"].values[:2, 1:], np.nan)
-    assert table["speed"].sel(cluster="one").values.tolist() == [1, 3, 0, 3, 3, 3]
+    assert table["speed"].sel(cluster="one").values.tolist() == [1, 3, 0, 3, 3, 3, 3, 3, 3, 3]
+    np.testing.assert_array_equal(table["failed_fraction"].values, [1, np.nan, 0])
+    # Whether a failed cell is unstable is not known.
+    np.testing.assert_array_equal(table["unstable_fraction"].values, [np.nan, np.nan, 1])
 
 
 def test_no_cell_has_a_label() -> None:
@@ -184,7 +199,10 @@ def test_every_scalar_of_real_results_is_summarized(monkeypatch: pytest.MonkeyPa
     # Each block once, though there are a dozen quantities.
     assert computed == [8, 8, 8]
     ds = ds.compute()
-    assert set(table.data_vars) == {*SCALARS, "element", "n_cells", "n_failed"}
+    assert set(table.data_vars) == {
+        *(*SCALARS, "element"),
+        *("n_cells", "n_failed", "failed_fraction", "unstable_fraction"),
+    }
     for name in SCALARS:
         values = ds[name].values.astype(float)
         values[ds["status"].values != Status.OK] = np.nan
@@ -221,7 +239,9 @@ def test_cells_left_out_on_request_have_not_failed() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_extremes_are_those_of_all_dense_spectra(seed: int, options: dict[str, Any]) -> None:
     atlas = random_atlas(seed, **options)
-    table = sd.extremes(sd.stability(atlas.cells(), atlas.field))
+    ds = sd.stability(atlas.cells(), atlas.field)
+    table = sd.extremes(ds)
+    ds = ds.compute()
     assert table["cluster"].values.tolist() == sorted(atlas.drawn.clusters)
     for label in table["cluster"].values:
         members = [cell for cell in np.flatnonzero(atlas.good) if atlas.labels[cell] == label]
@@ -231,6 +251,7 @@ def test_extremes_are_those_of_all_dense_spectra(seed: int, options: dict[str, A
             best = pick(float(pick(spectrum.real)) for spectrum in spectra.values())
             value, name = complex(row[side]), str(row[f"{side}_cell"].values)
             assert value.real == pytest.approx(best, abs=1e-9)
+            assert row[f"{side}_speed"] == ds["speed"].sel(cell=name)
             # The eigenvalue itself, imaginary part and all, is one of the named cell's.
             assert np.abs(spectra[name] - value).min() < 1e-9
 
@@ -242,6 +263,16 @@ def test_extremes_of_clusters_without_spectra() -> None:
     for side in ("largest", "smallest"):
         assert np.isnan(complex(table[side].sel(cluster="B")))
         assert str(table[f"{side}_cell"].sel(cluster="B").values) == ""
+        assert np.isnan(table[f"{side}_speed"].sel(cluster="B"))
+
+
+def test_extremes_compute_every_block_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = random_atlas(4)
+    ds = sd.stability(atlas.cells(), atlas.field)
+    computed = count_blocks(monkeypatch)
+    sd.extremes(ds)
+    assert computed == [8, 8, 8]
+    assert "largest_speed" not in sd.extremes(ds.drop_vars("speed"))
 
 
 def test_extremes_see_genes_outside_the_core_and_name_cells() -> None:
