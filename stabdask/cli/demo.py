@@ -66,7 +66,15 @@ def _demo(options: argparse.Namespace) -> int:
         atlas.cells, layer=_LAYER, cluster_key=_CLUSTER_KEY, obs_keys=_COLUMNS, embeddings=_EMBEDDINGS
     )
     store = folder / "out.zarr"
-    report = run(cells, field, store, workers=options.workers, elements=list(_PAIRS))
+    report = run(
+        cells,
+        field,
+        store,
+        workers=options.workers,
+        elements=list(_PAIRS),
+        quantities=["default", "drivers"],
+        modes=2,
+    )
     ds = open_results(store)
     summary = summarize(ds)
     figure = folder / "spectrum.png"
@@ -155,6 +163,8 @@ def _text(report: Any, summary: Any, figure: Path, folder: Path, seconds: float)
             f"demo         {seconds:.0f} s in all",
             "",
             "Try next:",
+            f"  stabdask report {store} -o {folder / 'report.html'}",
+            f"  stabdask drivers {store} --cluster progenitor",
             f"  stabdask summary {store} --quantity element",
             f"  stabdask verify {store}",
             f"  stabdask export {store} --atlas {folder / 'cells.h5ad'} -o {folder / 'with_stability.h5ad'}",
