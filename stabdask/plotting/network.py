@@ -186,7 +186,7 @@ def _draw_edge(
 ) -> None:
     from matplotlib.patches import FancyArrowPatch
 
-    head = 5.0 + 2.2 * width
+    head = 5.0 + 0.9 * width
     style: Any = f"-|>,head_length={head / 10:.3f},head_width={head / 20:.3f}"
     if weight < 0:
         style = f"-[,widthB={head / 20:.3f},lengthB=0"

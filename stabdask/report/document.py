@@ -33,16 +33,16 @@ _TOP = 10
 _MOST_CLUSTERS = 30
 """Clusters whose drivers are drawn; more would make a page that nobody reads."""
 _COLUMNS = (
-    ("abscissa", "spectral_abscissa", "mean"),
-    ("± std", "spectral_abscissa", "std"),
-    ("max", "spectral_abscissa", "max"),
+    ("abscissa", "spectral_abscissa", "mean ± std"),
+    ("at most", "spectral_abscissa", "max"),
+    ("speed", "speed", "mean ± std"),
     ("unstable modes", "unstable_count", "mean"),
     ("frequency", "leading_frequency", "mean"),
     ("reactivity", "reactivity", "mean"),
     ("trace", "trace", "mean"),
     ("rotation", "rotational_norm", "mean"),
-    ("speed", "speed", "mean"),
 )
+"""Speed stands beside the abscissa: far from a fixed point eigenvalues say little."""
 
 
 def write_report(
@@ -106,7 +106,7 @@ def write_report(
         Section("stability", "Stability", "".join(stability_figures(ds))),
     ]
     if basis is not None:
-        sections.append(Section("embedding", "Embedding", "".join(embedding_figures(ds, basis))))
+        sections.append(Section("embedding", "Embedding", embedding_figures(ds, basis)))
     if "driver_cells" in ds:
         sections.append(Section("drivers", "Drivers", "".join(_drivers(ds))))
     sections += [
@@ -193,13 +193,15 @@ def _clusters(ds: xr.Dataset) -> str:
                 f"{int(one['n_cells']):,}",
                 f"{int(one['n_failed']):,}",
                 "–" if math.isnan(share) else f"{share:.1%}",
-                *(_number(float(one[name].sel(statistic=statistic))) for _, name, statistic in shown),
+                *(_statistic(one[name], statistic) for _, name, statistic in shown),
             ]
         )
-    units = {VARIABLES[name].units for _, name, _ in shown}
-    note = "Means over cells, ± standard deviation, and the maximum. " + (
-        "Rates are in 1/time, the unit of the degradation rates." if "1/time" in units else ""
-    )
+    by_unit: dict[str, list[str]] = {}
+    for name, variable, _ in shown:
+        if VARIABLES[variable].units != "1" and name != "at most":
+            by_unit.setdefault(VARIABLES[variable].units, []).append(name)
+    units = "; ".join(f"{', '.join(names)} in {unit}" for unit, names in by_unit.items())
+    note = f"Means over cells, ± standard deviation; at most: the largest abscissa. {units[:1].upper()}{units[1:]}."
     return table(header, rows) + paragraph(note, kind="note")
 
 
@@ -229,14 +231,6 @@ def _drivers_of(ds: xr.Dataset, label: str) -> Iterator[str]:
         from stabdask.analysis.drivers import driver_edges
 
         edges = driver_edges(ds, label, top=_TOP)
-        leading = float(edges.attrs["leading_fraction"])
-        if leading < 1:
-            yield paragraph(
-                f"In {1 - leading:.0%} of its {count:,} cells a gene outside the core sets the spectral abscissa, "
-                f"not the "
-                "mode shown.",
-                kind="note",
-            )
         numbers = edges[["sensitivity", "std", "weight", "contribution"]].to_numpy(dtype=float)
         rows = [
             [f"{regulator} {'⊣' if values[2] < 0 else '→'} {effector}", *map(_number, values)]
@@ -344,6 +338,10 @@ def _methods(spec: RunSpec, field: Field) -> str:
     text = methods_text(spec, field.kind, len(field.regulator_index), version)
     entries = "".join(f"<li>{escape(entry)}</li>" for entry in references(text, version))
     return f'<p class="copy">{escape(text)}</p><h3>References</h3><ol class="references">{entries}</ol>'
+
+
+def _statistic(values: xr.DataArray, statistic: str) -> str:
+    return " ± ".join(_number(float(values.sel(statistic=name))) for name in statistic.split(" ± "))
 
 
 def _number(value: float) -> str:

@@ -60,27 +60,32 @@ def stability_figures(ds: xr.Dataset) -> Iterator[str]:
             )
 
 
-def embedding_figures(ds: xr.Dataset, basis: str) -> Iterator[str]:
-    """Yield scalars and elements on an embedding, as HTML."""
+def embedding_figures(ds: xr.Dataset, basis: str) -> str:
+    """Return scalars and elements on an embedding, as HTML."""
     from stabdask import plotting as pl
 
+    small = []
     for name in ("cell_cluster", "spectral_abscissa", "unstable_count", "rotational_norm", "speed"):
         if name in ds.variables:
             long_name = ds[name].attrs.get("long_name", "cluster" if name == "cell_cluster" else name)
-            yield figure(
-                pl.embedding(ds, name, basis=basis).figure,  # type: ignore[arg-type]
-                caption=f"{long_name[:1].upper()}{long_name[1:]} on {basis}.",
-                alt=f"{name} on the embedding {basis}",
+            small.append(
+                figure(
+                    pl.embedding(ds, name, basis=basis).figure,  # type: ignore[arg-type]
+                    caption=f"{long_name[:1].upper()}{long_name[1:]} on {basis}.",
+                    alt=f"{name} on the embedding {basis}",
+                )
             )
+    out = f'<div class="pair">{"".join(small)}</div>'
     if "element" in ds and ds.sizes["pair"]:
         pairs = [str(pair) for pair in ds["pair"].to_numpy()[:_MOST_PANELS]]
         more = ds.sizes["pair"] - len(pairs)
-        yield figure(
+        out += figure(
             pl.elements(ds, pairs, basis=basis),
             caption="Elements of the Jacobian, d(dx_effector/dt)/dx_regulator: red activates, blue inhibits, at that "
             "expression." + (f" {more:,} more pairs are in the store." if more else ""),
             alt="Elements of the Jacobian on the embedding",
         )
+    return out
 
 
 def driver_figures(ds: xr.Dataset, cluster: str) -> Iterator[str]:

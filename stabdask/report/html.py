@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Section", "facts", "figure", "page", "paragraph", "table"]
 
-_DPI = 144
-"""Twice what a screen shows figures at, for sharp ones on paper."""
+_DPI = 160
+_SHOWN_DPI = 96
+"""Points of a screen to an inch of a figure; images have more, to be sharp on paper."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def figure(drawing: Figure, *, caption: str, alt: str) -> str:
 
     buffer = BytesIO()
     drawing.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
-    width = round(drawing.get_size_inches()[0] * _DPI / 2)
+    width = round(drawing.get_size_inches()[0] * _SHOWN_DPI)
     plt.close(drawing)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return (
