@@ -95,6 +95,10 @@ def write_report(
         raise OutputError(
             f"{target} exists already; choose another path, or say overwrite=True (--overwrite)"
         )
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"cannot write {target}: there is no folder {target.parent}; make it, or choose another"
+        )
     ds = open_results(store)
     spec = read_spec(store)
     field = open_store_field(store)
