@@ -42,6 +42,10 @@ def _drivers(options: argparse.Namespace) -> int:
     from stabdask.runs.results import open_results
 
     ds = open_results(options.store)
+    # Means of clusters are small; all are looked at.
+    ds = ds[
+        [name for name in ds.data_vars if "cell" not in ds[name].dims or name == "cluster_code"]
+    ].compute()
     labels = options.cluster or [str(label) for label in ds["cluster"].to_numpy()]
     tables = {
         label: (

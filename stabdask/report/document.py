@@ -103,6 +103,8 @@ def write_report(
     spec = read_spec(store)
     field = open_store_field(store)
     totals = total(read_receipts(store, spec.fingerprint))
+    # Means of clusters are small, and looked at many times.
+    ds = ds.assign(ds[[name for name in ds.data_vars if "cell" not in ds[name].dims]].compute())
     ds, basis = _with_embedding(ds, atlas, basis)
     sections = [
         Section("glance", "At a glance", _glance(ds, spec, field, totals)),
