@@ -1,14 +1,13 @@
 """scHopfield's Jacobian functions: `stabdask.compat.schopfield` against loops over dense matrices, as 1.0.1 has them.
 
-    python tests/benchmarks/bench_compat.py --loop-cells 20
+    python tests/benchmarks/bench_compat.py
 
 simulates a fitted AnnData in memory (1,728 genes, 150 regulators, 300 cells of seven clusters, 40 % zeros) and times,
 in one run:
 
 - all eigenvalues, against the loop of scHopfield 1.0.1: dense float32 Jacobians of some cells at a time and
   ``numpy.linalg.eigvals``, in two processes with the BLAS threads that joblib's loky gives them (cores / processes).
-  The loop takes seconds per cell, so by default it is run on a few cells and extrapolated, which output and JSON say;
-  ``--loop-cells 300`` runs all of it.
+  With ``--loop-cells 20`` the loop is run on so many cells and extrapolated, which output and JSON say.
 - 18 elements, and the rotational part, against forming every dense float32 Jacobian, cell by cell. Both take turns,
   and the ratio is the median of those of the turns.
 
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=300)
     parser.add_argument("--zeros", type=float, default=0.4)
     parser.add_argument("--processes", type=int, default=2, help="of the loop, and threads of ours")
-    parser.add_argument("--loop-cells", type=int, default=20, help="cells of the eigenvalue loop")
+    parser.add_argument("--loop-cells", type=int, default=300, help="cells of the eigenvalue loop (300)")
     parser.add_argument("--calls", type=int, default=5, help="of ours, timed after the first")
     parser.add_argument("--turns", type=int, default=3, help="of elements and rotational part")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
