@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = [
-    "cpu_count",
     "dashboard_url",
     "gpu_client",
     "gpu_cluster_problem",
@@ -94,13 +93,6 @@ def start_early() -> None:
             else:
                 os.environ[name] = value
     _started_early = True
-
-
-def cpu_count() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLE_SUFFIXES", "cell_table", "check_table_path", "summary_rows", "table_format", "write_table"]
 
+_SHARED = ("n_cells", "n_failed", "failed_fraction", "unstable_fraction")
+"""What a summary says of a group, whatever the quantity."""
+
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
@@ -98,28 +101,31 @@ def summary_rows(summary: xr.Dataset) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        The group (called as in `summary`), ``quantity`` (elements as ``element_<effector>:<regulator>``),
-        ``units``, one column per statistic, and ``n_cells`` and ``n_failed`` of the group.
+        The group (a column for each of its labels), ``quantity`` (elements as ``element_<effector>:<regulator>``),
+        ``units``, one column per statistic, and of the group ``n_cells``, ``n_failed``, ``failed_fraction`` and
+        ``unstable_fraction``.
     """
     import pandas as pd
 
-    by = str(summary["n_cells"].dims[0])
-    groups = summary[by].to_numpy()
+    by = [str(name) for name in summary["n_cells"].dims]
+    index = pd.MultiIndex.from_product([summary[name].to_numpy() for name in by], names=by)
+    groups = index.to_frame(index=False)
     statistics = [str(name) for name in summary["statistic"].to_numpy()]
+    shared = [name for name in _SHARED if name in summary]
+    for name in shared:
+        groups[name] = summary[name].transpose(*by).to_numpy().reshape(-1)
     frames = []
     for name in (str(name) for name in summary.data_vars if "statistic" in summary[name].dims):
         for label, array in _parts(summary[name], name):
-            values = array.transpose(by, "statistic").to_numpy()
-            head = {by: groups, "quantity": label, "units": array.attrs.get("units", "")}
-            frames.append(pd.DataFrame({**head, **dict(zip(statistics, values.T, strict=True))}))
-    counts = {name: summary[name].to_numpy() for name in ("n_cells", "n_failed") if name in summary}
+            values = array.transpose(*by, "statistic").to_numpy().reshape(len(groups), -1)
+            columns = dict(zip(statistics, values.T, strict=True))
+            units = array.attrs.get("units", "")
+            frames.append(groups[by].assign(quantity=label, units=units, **columns).join(groups[shared]))
     if not frames:
-        return pd.DataFrame(columns=[by, "quantity", "units", *statistics, *counts])
+        return pd.DataFrame(columns=[*by, "quantity", "units", *statistics, *shared])
     table = pd.concat(frames, ignore_index=True)
     if "count" in table:
         table["count"] = table["count"].astype(np.int64)
-    for name, values in counts.items():
-        table[name] = np.tile(values, len(frames))
     # Groups together, in their order, quantities in theirs.
     order = np.argsort(np.tile(np.arange(len(groups)), len(frames)), kind="stable")
     return table.iloc[order].reset_index(drop=True)

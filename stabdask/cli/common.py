@@ -25,6 +25,7 @@ __all__ = [
     "figure",
     "fit_table",
     "format_table",
+    "group_labels",
     "group_rows",
     "job_inputs",
     "job_options",
@@ -225,6 +226,11 @@ def parse_names(text: str, option: str) -> dict[str, str]:
             raise UsageError(f"{option} names {name!r} twice; name each once")
         names[name] = key
     return names
+
+
+def group_labels(ds: xr.Dataset, text: str) -> list[str]:
+    """Return the labels that --by names; one whose name has a comma is taken as it is."""
+    return [text] if text in ds.variables else [name.strip() for name in text.split(",")]
 
 
 def print_json(values: Any) -> None:

@@ -48,8 +48,8 @@ def examine(scratch: Path) -> dict[str, Any]:
     """Return what this machine has, as JSON-ready values."""
     import psutil
 
-    from stabdask.clusters import cpu_count
     from stabdask.kernels.eig import backends, eig
+    from stabdask.kernels.machine import cpu_count
 
     return {
         "python": platform.python_version(),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stabdask.cli.common import add_json, add_store, parse_elements, print_json
+from stabdask.cli.common import add_json, add_store, group_labels, parse_elements, print_json
 from stabdask.errors import UsageError
 
 __all__ = ["add_commands"]
@@ -77,8 +77,8 @@ def add_commands(commands: Any) -> None:
     )
     what.add_argument(
         "--by",
-        metavar="NAME",
-        help="label that groups the cells of --summary, e.g. one brought along (cluster)",
+        metavar="LABEL[,LABEL]",
+        help="group the cells of --summary by this label, or by the combinations of two (cluster)",
     )
     export.add_argument("--dry-run", action="store_true", help="say what would be written, write nothing")
     add_json(export)
@@ -160,7 +160,7 @@ def _as_table(options: argparse.Namespace, ds: Any, chosen: dict[str, Any]) -> i
     if options.summary:
         from stabdask.analysis.aggregate import summarize
 
-        table = summary_rows(summarize(ds, by=options.by or "cluster"))
+        table = summary_rows(summarize(ds, by=group_labels(ds, options.by or "cluster")))
     else:
         table = cell_table(ds, prefix=options.prefix or "", **chosen)
     if not options.dry_run:

@@ -12,6 +12,7 @@ from stabdask.cli.common import (
     add_store,
     figure,
     fit_table,
+    group_labels,
     group_rows,
     print_json,
     summary_table,
@@ -68,16 +69,11 @@ def _summary(options: argparse.Namespace) -> int:
     return 0
 
 
-def _labels(ds: xr.Dataset, text: str) -> list[str]:
-    """Return the labels that --by names; one whose name has a comma is taken as it is."""
-    return [text] if text in ds.variables else [name.strip() for name in text.split(",")]
-
-
 def _print_summary(ds: xr.Dataset, options: argparse.Namespace) -> None:
     from stabdask.analysis.aggregate import summarize
 
     quantity = options.quantity
-    result = summarize(ds, by=_labels(ds, options.by))
+    result = summarize(ds, by=group_labels(ds, options.by))
     known = [str(name) for name in result.data_vars if "statistic" in result[name].dims]
     if quantity is not None and quantity not in known:
         raise MissingKeyError(
@@ -147,7 +143,7 @@ def _one_quantity(result: xr.Dataset, quantity: str) -> str:
 def _print_comparison(ds: xr.Dataset, options: argparse.Namespace) -> None:
     from stabdask.analysis.comparison import compare
 
-    labels = _labels(ds, options.by)
+    labels = group_labels(ds, options.by)
     if len(labels) != 1:
         raise UsageError(f"--by {options.by} with --compare; expected one label")
     quantities = None

@@ -21,6 +21,7 @@ import numpy as np
 from stabdask.errors import OutputError
 from stabdask.files import write_atomically
 from stabdask.kernels import lanes, lapack
+from stabdask.kernels.machine import processor_name
 from stabdask.kernels.results import Results, Vectors
 from stabdask.kernels.threads import single_threaded_blas
 
@@ -98,17 +99,14 @@ def machine_key() -> str:
     """Return what the figures hold for: this processor, with these versions of what was measured."""
     import stabdask
 
-    parts = (_processor(), lanes.instruction_set(), np.__version__, stabdask.__version__, platform.machine())
+    parts = (
+        processor_name(),
+        lanes.instruction_set(),
+        np.__version__,
+        stabdask.__version__,
+        platform.machine(),
+    )
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def cache_path() -> Path:

@@ -313,7 +313,8 @@ def _run(spec: RunSpec, field: Field, totals: Totals) -> str:
     ]
     how: list[tuple[str, Any]] = [
         ("eigensolver", options.backend),
-        ("computed on", ", ".join(totals.kernels) or None),
+        ("instruction set or GPU", ", ".join(totals.kernels) or None),
+        ("hardware", "; ".join(totals.hardware) or None),
         ("worker time", format_seconds(spent.get("total_s", 0.0))),
         ("of which eigensolver", format_seconds(spent["eig_s"]) if "eig_s" in spent else None),
         (

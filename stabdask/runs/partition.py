@@ -18,6 +18,7 @@ import numpy.typing as npt
 from stabdask.errors import UsageError
 from stabdask.fields.storage import open_field_cached
 from stabdask.kernels.eig import kernel_name
+from stabdask.kernels.machine import machine_text
 from stabdask.runs.block import BlockTimes, compute_block, empty_arrays
 from stabdask.runs.job import Job, RunSpec
 from stabdask.runs.receipts import Receipt, write_receipt
@@ -163,6 +164,7 @@ def run_partition(task: PartitionTask) -> Receipt:
         audit=_audit_counts(out),
         checksums=checksums,
         versions=package_versions(),
+        hardware=machine_text(),
         kernel=kernel_name("cuda" if spec.options.on_gpu else spec.options.backend),
     )
     write_receipt(task.store, receipt)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.clusters import cpu_count, worker_gpus
+from stabdask.clusters import worker_gpus
 from stabdask.errors import MemoryBudgetError, UsageError
 from stabdask.fields.base import Field
 from stabdask.kernels.device import require_gpus
+from stabdask.kernels.machine import cpu_count
 from stabdask.runs.block import compute_block
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.sizing import output_bytes, sums_bytes, task_bytes

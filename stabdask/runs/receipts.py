@@ -63,6 +63,8 @@ class Receipt:
         Of packages in the worker.
     kernel
         Instruction set or GPU that computed it; see `stabdask.kernels.eig.kernel_name`.
+    hardware
+        Processor, cores and memory of the machine that did; see `stabdask.kernels.machine.machine_text`.
     n_gpu_halvings
         How often a batch was halved for want of GPU memory.
     audit
@@ -82,6 +84,7 @@ class Receipt:
     checksums: dict[str, str]
     versions: dict[str, str] = field(default_factory=dict)
     kernel: str = ""
+    hardware: str = ""
     n_gpu_halvings: int = 0
     audit: dict[str, float] = field(default_factory=dict)
 

@@ -24,6 +24,8 @@ class Totals:
         Cells with a regulator within a relative 1e-6 of a switch of its activation.
     kernels
         Instruction sets or GPUs that computed them.
+    hardware
+        Machines they were computed on.
     worker_seconds
         Seconds by part, summed over workers.
     peak_worker_bytes
@@ -41,6 +43,7 @@ class Totals:
     status_counts: dict[int, int]
     n_near_switch: int
     kernels: tuple[str, ...]
+    hardware: tuple[str, ...]
     worker_seconds: dict[str, float]
     peak_worker_bytes: int
     n_gpu_halvings: int
@@ -62,6 +65,7 @@ def total(receipts: Mapping[int, Receipt]) -> Totals:
         status_counts=total_status(dict(receipts)),
         n_near_switch=sum(receipt.n_near_switch for receipt in receipts.values()),
         kernels=tuple(sorted({receipt.kernel for receipt in receipts.values() if receipt.kernel})),
+        hardware=tuple(sorted({receipt.hardware for receipt in receipts.values() if receipt.hardware})),
         worker_seconds=seconds,
         peak_worker_bytes=max((receipt.peak_bytes for receipt in receipts.values()), default=0),
         n_gpu_halvings=sum(receipt.n_gpu_halvings for receipt in receipts.values()),

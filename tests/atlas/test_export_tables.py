@@ -112,13 +112,27 @@ def test_parquet_without_pyarrow(ds: xr.Dataset, tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
+def test_two_labels_are_two_columns(ds: xr.Dataset) -> None:
+    summary = sd.summarize(ds, by=["cluster", "odd"])
+    rows = summary_rows(summary)
+    assert rows.columns[:4].tolist() == ["cluster", "odd", "quantity", "units"]
+    speed = rows[rows["quantity"] == "speed"].set_index(["cluster", "odd"])
+    assert len(speed) == summary.sizes["cluster"] * summary.sizes["odd"]
+    for (cluster, odd), row in speed.iterrows():
+        one = summary.sel(cluster=cluster, odd=odd)
+        assert row["n_cells"] == int(one["n_cells"])
+        np.testing.assert_array_equal(row["median"], one["speed"].sel(statistic="median"))
+        np.testing.assert_array_equal(row["unstable_fraction"], one["unstable_fraction"])
+
+
 @pytest.mark.parametrize("by", ["cluster", "odd"])
 def test_one_row_per_group_and_quantity(ds: xr.Dataset, by: str) -> None:
     rows = summary_rows(sd.summarize(ds, by=by))
     cells = cell_table(ds)
     scalars = [name for name in SCALARS if name in ds]
     quantities = [*scalars, "element_gene1:gene0", "element_gene4:gene4"]
-    groups = sorted(set(cells[by].dropna()))
+    # Categories keep their order.
+    groups = ODD[::-1] if by == "odd" else sorted(set(cells[by].dropna()))
     assert rows[by].tolist() == [group for group in groups for _ in quantities]
     assert rows["quantity"].tolist() == quantities * len(groups)
     for _, row in rows.iterrows():

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from stabdask.clusters import cpu_count
 from stabdask.kernels import cuda, cuda_engine, lanes
 from stabdask.kernels.cuda_launch import Task, plan_launch
 from stabdask.kernels.cuda_modules import current_gpu, load_kernel
+from stabdask.kernels.machine import cpu_count
 from stabdask.kernels.results import Results, Vectors
 
 SIZES = (30, 64, 100, 150, 250)

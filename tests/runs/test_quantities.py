@@ -14,6 +14,7 @@ from random_atlas import RandomAtlas, planted, random_atlas
 import stabdask as sd
 from stabdask.errors import MissingKeyError, UsageError
 from stabdask.fields.hopfield import HopfieldCluster, HopfieldField
+from stabdask.kernels.eig import BACKENDS
 from stabdask.runs import options as options_module
 from stabdask.runs.block import compute_block
 from stabdask.runs.options import make_options
@@ -365,3 +366,34 @@ def test_partitions_that_are_missing_add_nothing(tmp_path: Path) -> None:
     whole = sd.open_results(store)
     assert int(whole["driver_cells"].isel(vector_mode=0).sum()) > 10
     assert whole["sensitivity_mean"].notnull().all()
+
+
+# --- other ways to the same modes --------------------------------------------------------------------------
+
+DRIVERS = ("participation_sum", "participation_squares", "sensitivity_sum", "sensitivity_squares")
+
+
+def test_iterated_modes_have_the_same_drivers() -> None:
+    atlas = random_atlas(5, n_genes=60, n_regulators=(40, 50), n_cells=8)
+    asked: dict[str, Any] = {"spectrum": "leading", "modes": 3, "quantities": list(MODE_QUANTITIES)}
+    found = solved(atlas, backend="krylov", residual_tolerance=1e-10, **asked)
+    expected = solved(atlas, backend="lapack", **asked)
+    assert found["driver_cells"].any()
+    np.testing.assert_array_equal(found["driver_cells"], expected["driver_cells"])
+    np.testing.assert_array_equal(found["leading_cells"], expected["leading_cells"])
+    for name in (*DRIVERS, "eigenvalue_condition", "top_edge_sensitivity"):
+        scale = np.nanmax(np.abs(expected[name]))
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-6 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", ["lanes", "lapack"])
+def test_single_precision_is_close(backend: str) -> None:
+    atlas = random_atlas(5, n_genes=30, n_regulators=(12, 20), n_cells=12)
+    if backend not in BACKENDS:
+        pytest.skip("the compiled eigensolver is not installed")
+    asked: dict[str, Any] = {"quantities": EVERYTHING, "backend": backend}
+    single, double = solved(atlas, dtype="float32", **asked), solved(atlas, **asked)
+    for name in ("logabsdet", "reactivity", *DRIVERS):
+        scale = max(1.0, np.nanmax(np.abs(double[name])))
+        np.testing.assert_allclose(single[name], double[name], atol=1e-2 * scale, err_msg=name)
+    assert single["participation"].dtype == np.complex64

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from stabdask.clusters import cpu_count
 from stabdask.errors import (
     InputError,
     MemoryBudgetError,
@@ -26,6 +25,7 @@ from stabdask.fields.base import Index
 from stabdask.fields.hopfield import HopfieldField
 from stabdask.fields.parameter_source import AnnDataSource
 from stabdask.fields.schopfield import read_schopfield, used_genes
+from stabdask.kernels.machine import cpu_count
 
 if TYPE_CHECKING:
     from anndata import AnnData
