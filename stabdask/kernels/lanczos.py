@@ -12,9 +12,11 @@ from stabdask.kernels.arrays import XArray, to_host
 
 __all__ = ["BASIS_BYTES", "largest_eigenvalues", "matrices_at_once"]
 
-BASIS_BYTES = 32 * 2**20
-"""Bases of the matrices that are best iterated on together."""
+BASIS_BYTES = 8 * 2**20
+"""Bases of the matrices that are best iterated on together: what stays in a cache."""
 _BASIS = 32
+_FIRST, _STEPS = 8, 4
+"""Steps before the first look at what has converged, and between looks."""
 _KEPT = 10
 _RESTARTS = 60
 _NOTHING = 16 * float(np.finfo(np.float64).eps)
@@ -30,7 +32,7 @@ def matrices_at_once(n: int) -> int:
     Examples
     --------
     >>> matrices_at_once(2_000)
-    65
+    16
     """
     return max(1, BASIS_BYTES // (8 * _BASIS * max(1, n)))
 
@@ -89,28 +91,36 @@ def largest_eigenvalues(
     projected = np.zeros((len(members), size, size))
     filled = 0
     for _ in range(_RESTARTS):
-        residual, norm = _extend(product, basis, projected, members, filled, scale, xp)
-        theta, rotation = np.linalg.eigh(projected)
-        best = theta[:, -1]
-        left_over = norm * np.abs(rotation[:, -1, -1])
-        done = left_over <= tolerance * scale[members] + np.finfo(np.float64).tiny
-        if size == n:
-            done[:] = True
-        values[members[done]] = best[done]
-        if done.all():
-            break
-        going = np.flatnonzero(~done)
-        kept = min(_KEPT, size - 1)
-        ritz = xp.asarray(rotation[going][:, :, ::-1][:, :, :kept])
-        rows = xp.asarray(going)
-        start = xp.matmul(xp.swapaxes(ritz, 1, 2), basis[rows])
-        basis = xp.zeros((len(going), size, n))
-        basis[:, :kept] = start
-        basis[:, kept] = residual[rows]
-        projected = np.zeros((len(going), size, size))
-        diagonal = np.arange(kept)
-        projected[:, diagonal, diagonal] = theta[going][:, ::-1][:, :kept]
-        members, filled = members[going], kept
+        for stop in (*range(max(filled, _FIRST) + _STEPS, size, _STEPS), size):
+            residual, norm = _extend(product, basis, projected, members, range(filled, stop), scale, xp)
+            theta, rotation = np.linalg.eigh(projected[:, :stop, :stop])
+            left_over = norm * np.abs(rotation[:, -1, -1])
+            done = (left_over <= tolerance * scale[members]) | (stop == n)
+            values[members[done]] = theta[done, -1]
+            if done.all():
+                return values
+            if done.any():
+                going = np.flatnonzero(~done)
+                rows = xp.asarray(going)
+                members, basis, projected, residual = (
+                    members[going],
+                    basis[rows],
+                    projected[going],
+                    residual[rows],
+                )
+                theta, rotation = theta[going], rotation[going]
+            filled = stop
+            if stop < size:
+                basis[:, stop] = residual
+        filled = min(_KEPT, size - 1)
+        ritz = xp.asarray(rotation[:, :, ::-1][:, :, :filled])
+        start = xp.matmul(xp.swapaxes(ritz, 1, 2), basis)
+        basis = xp.zeros((len(members), size, n))
+        basis[:, :filled] = start
+        basis[:, filled] = residual
+        projected = np.zeros((len(members), size, size))
+        diagonal = np.arange(filled)
+        projected[:, diagonal, diagonal] = theta[:, ::-1][:, :filled]
     return values
 
 
@@ -119,21 +129,20 @@ def _extend(
     basis: XArray,
     projected: npt.NDArray[np.float64],
     members: npt.NDArray[np.intp],
-    filled: int,
+    steps: range,
     scale: npt.NDArray[np.float64],
     xp: Any,
 ) -> tuple[XArray, npt.NDArray[np.float64]]:
-    """Fill the basis from vector number `filled` on, which is there; return the next vector and its norm.
+    """Multiply with the vectors `steps` of the basis, the first of which is there; return the next and its norm.
 
     ``projected`` becomes ``V H V^T`` for the rows V of the basis. Where a basis spans an invariant subspace, which
     from a random start holds the largest eigenvalue, the vectors that follow are zero and the norm too; they stand in
     ``projected`` as eigenvalues below all others.
     """
-    size = basis.shape[1]
     nothing = _NOTHING * scale[members]
     residual, norm = basis[:, 0], np.zeros(len(members))
     ended = np.zeros(len(members), dtype=bool)
-    for step in range(filled, size):
+    for step in steps:
         y = product(basis[:, step], members)
         known = basis[:, : step + 1]
         along = xp.matmul(known, y[:, :, None])
@@ -151,6 +160,6 @@ def _extend(
         with np.errstate(divide="ignore"):
             inverse = np.where(ended, 0.0, 1.0 / norm)
         residual = y * xp.asarray(inverse)[:, None]
-        if step + 1 < size:
+        if step + 1 < steps.stop:
             basis[:, step + 1] = residual
     return residual, norm
