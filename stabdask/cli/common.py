@@ -85,7 +85,9 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to compute")
     what.add_argument("--spectrum", choices=("full", "leading", "none"), default="full", help="default: full")
     what.add_argument(
-        "--modes", type=int, help="leading modes with vectors, or kept by --spectrum leading (10)"
+        "--modes",
+        type=int,
+        help="leading modes with vectors, or kept by --spectrum leading (10; 3 for drivers alone)",
     )
     what.add_argument("--vectors", choices=("none", "right", "both"), default="none", help="default: none")
     what.add_argument(

@@ -73,7 +73,6 @@ def _demo(options: argparse.Namespace) -> int:
         workers=options.workers,
         elements=list(_PAIRS),
         quantities=["default", "drivers"],
-        modes=2,
     )
     ds = open_results(store)
     summary = summarize(ds)

@@ -46,7 +46,8 @@ def stability(
             of order 400 and more are iterated for; counts are then given only where they are certain, else -1,
             and `stabdask.run` compares a sample of cells with dense spectra.
         ``modes`` : int, default 10
-            Number of leading modes with vectors (and, with ``spectrum="leading"``, eigenvalues).
+            Number of leading modes with vectors (and, with ``spectrum="leading"``, eigenvalues), and of those that
+            quantities by mode are of; 3 by default where these are all that vectors are for.
         ``vectors`` : {"none", "right", "both"}
             Which eigenvectors to keep.
         ``elements`` : sequence of (effector, regulator)

@@ -28,6 +28,8 @@ TOP_EDGES = 10
 """Edges kept per cell with quantity ``"sensitivity"``."""
 
 _DEFAULT_MODES = 10
+_DRIVEN_MODES = 3
+"""Leading modes that quantities are taken of where no vectors are kept: each takes time."""
 _RESIDUAL_TOLERANCE = 1e-6
 _KRYLOV, _KRYLOV_ON_GPU = "krylov", "krylov:cuda"
 _AUTO_ON_GPU = "auto:cuda"
@@ -193,7 +195,7 @@ def make_options(
     complete = spectrum != "none" and solver not in (_KRYLOV, _KRYLOV_ON_GPU)
     return Options(
         spectrum=spectrum,  # type: ignore[arg-type]
-        modes=_DEFAULT_MODES if modes is None else int(modes),
+        modes=_default_modes(spectrum, vectors, solved) if modes is None else int(modes),
         vectors=vectors,  # type: ignore[arg-type]
         elements=_pairs(field, elements),
         quantities=_quantities(quantities, spectrum, solved, complete=complete),
@@ -219,6 +221,11 @@ def _backend(field: Field, backend: str, spectrum: str, vectors: str, precision:
     if backend == _KRYLOV or (backend == "auto" and iterates):
         return _KRYLOV
     return resolve_backend(backend, field.largest_core, dtype=precision, vectors=vectors)  # type: ignore[arg-type]
+
+
+def _default_modes(spectrum: str, vectors: str, solved: str) -> int:
+    only_driven = vectors == "none" and solved != "none" and spectrum == "full"
+    return _DRIVEN_MODES if only_driven else _DEFAULT_MODES
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -280,7 +280,9 @@ def test_vectors_are_computed_for_quantities_but_not_kept() -> None:
     options = make_options(field, quantities=["sensitivity_mean"])
     assert (options.vectors, options.solved_vectors, options.vector_modes(field)) == ("none", "both", 1)
     assert "right_vector" not in options.variables()
-    assert make_options(field, quantities=["participation"], modes=3).vector_modes(field) == 3
+    assert make_options(field, quantities=["participation"], modes=4).vector_modes(field) == 4
+    assert make_options(field, quantities=["participation"]).vector_modes(field) == 3
+    assert make_options(field, quantities=["participation"], vectors="right").modes == 10
     assert "residual" in make_options(field, quantities=["default", "drivers"]).quantities
 
 
