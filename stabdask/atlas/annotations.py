@@ -51,8 +51,8 @@ _TAKEN = frozenset(
             "pair_regulator",
         ),
         *("core_effector", "participation_mean", "participation_std", "weight"),
-        *("sensitivity_mean", "sensitivity_std", "sensitivity_cells"),
-        *("statistic", "n_cells", "n_failed"),
+        *("sensitivity_mean", "sensitivity_std"),
+        *("statistic", "n_cells", "n_failed", "failed_fraction", "unstable_fraction"),
     }
 )
 """Names that results, or tables made of them, use themselves."""

@@ -14,9 +14,11 @@ import xarray as xr
 from random_atlas import RandomAtlas, random_atlas
 
 import stabdask as sd
-from stabdask.errors import DamagedStoreError, StoreMismatchError
+from stabdask.atlas.annotations import requested_names
+from stabdask.errors import DamagedStoreError, StoreMismatchError, UsageError
 from stabdask.runs.job import prepare
 from stabdask.runs.store import read_spec
+from stabdask.schema import MODE_QUANTITIES
 
 ODD = ["../x", "a/b", "", "☃"]
 QUIET: dict[str, Any] = {
@@ -241,3 +243,14 @@ def test_gpu_free_workers_get_no_annotations(atlas: RandomAtlas) -> None:
         pickle.dumps(make_task(plain, Path("x"), 0))
     )
     assert extra < 500
+
+
+def test_every_name_that_results_and_tables_use_is_taken(atlas: RandomAtlas) -> None:
+    asked = ["default", "reactivity", *MODE_QUANTITIES]
+    ds = sd.stability(
+        atlas.cells(), atlas.field, vectors="both", elements=[("gene0", "gene1")], quantities=asked
+    )
+    table = sd.summarize(ds)
+    for name in {*ds.variables, *ds.dims, *table.variables, *table.dims}:
+        with pytest.raises(UsageError, match="results use the name"):
+            requested_names([str(name)], None)
