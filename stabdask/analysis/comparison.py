@@ -231,9 +231,11 @@ def _compared(of_a: Floats, of_b: Floats, labels: tuple[Any, Any]) -> tuple[Any,
     test = mannwhitneyu(x, y, alternative="two-sided", method="exact" if exact else "asymptotic")
     if few and not exact:
         note = "; ".join(filter(None, (note, f"a group has at most {_FEW} values: p is rough")))
+    # Values that are all equal: SciPy from 1.18 on has no p for them; no difference is as likely as can be.
+    p = 1.0 if (np.r_[x, y] == x[0]).all() else float(test.pvalue)
     u = float(test.statistic)
     delta = 2.0 * u / (float(len(x)) * float(len(y))) - 1.0
-    return (len(x), len(y), *means, means[0] - means[1], d, delta, u, float(test.pvalue), nan, note)
+    return (len(x), len(y), *means, means[0] - means[1], d, delta, u, p, nan, note)
 
 
 def _cohens_d(x: Floats, y: Floats) -> tuple[float, str]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -203,7 +203,7 @@ def _write_coordinates(group: Any, job: Job) -> None:
 
 
 def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
-    from zarr.codecs import BloscCodec, BloscShuffle
+    from zarr.codecs import BloscCodec
 
     shapes = output_shapes(
         spec.options, field, spec.n_cells, n_labels=len(spec.labels), n_partitions=spec.n_partitions
@@ -220,7 +220,7 @@ def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
         # Byte shuffling is what makes numbers that all differ compressible. Spectra are not such: imaginary parts
         # of zero, repeated values and NaN past the end make them smaller and quicker to write as they are. LZ4
         # takes a third of the time of Zstandard.
-        shuffle = BloscShuffle.noshuffle if dtype.kind == "c" else BloscShuffle.shuffle
+        shuffle: Literal["noshuffle", "shuffle"] = "noshuffle" if dtype.kind == "c" else "shuffle"
         codec = BloscCodec(cname="lz4", clevel=5, shuffle=shuffle, typesize=dtype.itemsize)
         group.create_array(
             name,

@@ -141,8 +141,9 @@ def test_a_cluster_without_values_has_no_box(adata: anndata.AnnData) -> None:
 def test_elements_on_the_umap(adata: anndata.AnnData) -> None:
     a, b = used_names(adata)[:2]
     sch.tl.compute_jacobian_elements(adata, [(a, b), (b, a)])
-    column = adata.obs[f"jacobian_df_{a}_dx_{b}"]
-    adata.obs.loc[adata.obs_names[2], column.name] = np.nan
+    name = f"jacobian_df_{a}_dx_{b}"
+    adata.obs.loc[adata.obs_names[2], name] = np.nan
+    column = adata.obs[name]
     figure = sch.pl.plot_jacobian_element_grid(adata, [(a, b), (b, a), (a, "none")], s=9)
     figure.canvas.draw()
     shown = [ax for ax in figure.axes if ax.get_title()]
