@@ -23,6 +23,7 @@ __all__ = [
     "new_file",
     "open_group",
     "read_names",
+    "require_folder",
     "write_array",
     "write_atomically",
     "write_names",
@@ -110,6 +111,20 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_folder(path: Path) -> None:
+    """Raise unless there is a folder for the file `path`: a misspelt one is not made.
+
+    Raises
+    ------
+    OutputError
+        If there is none.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"cannot write {path}: there is no folder {path.parent}; make it, or choose another"
+        )
 
 
 @contextmanager

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_GROUPS", "Groups", "cell_label_names", "group_cells", "label_names", "require_labels"]
 
+_MOST_NUMBERS = 200
+"""Different values up to which a number is taken for a label, as days are."""
 MAX_GROUPS = 100_000
 """Most groups of a summary: more is a number that was taken for a label."""
 
@@ -118,6 +120,8 @@ def group_cells(ds: xr.Dataset, by: str | Sequence[str]) -> Groups:
     """
     names = label_names(by)
     require_labels(ds, names)
+    if {"cluster", "cluster_code"} <= set(ds.variables):
+        cell_clusters(ds)  # refuses results of which clusters, not cells, were selected
     codes = np.zeros(ds.sizes.get("cell", 0), dtype=np.intp)
     labels: list[npt.NDArray[Any]] = []
     attrs: list[dict[str, Any]] = []
@@ -155,6 +159,11 @@ def _one_label(ds: xr.Dataset, name: str) -> tuple[npt.NDArray[np.intp], npt.NDA
             f"the values of label {name!r} cannot be ordered ({error}); make them text"
         ) from error
     found = np.asarray(found)
+    if found.dtype.kind == "f" and len(found) > _MOST_NUMBERS:
+        raise InputError(
+            f"{name!r} is a number with {len(found):,} different values, too many to group cells by; bin it first, "
+            f"e.g. ds.assign_coords(stage=('cell', pandas.cut(ds[{name!r}], 5).astype(str)))"
+        )
     if name in VARIABLES and VARIABLES[name].kind == "count":
         unknown = int(np.searchsorted(found, 0))  # negative counts mean "not computed"
         codes, found = np.maximum(codes - unknown, -1), found[unknown:]

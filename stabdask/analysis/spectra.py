@@ -86,7 +86,14 @@ def check_full(ds: xr.Dataset) -> None:
     for name in ("active", "degradation", "gene", "regulator"):
         if name not in ds.variables:
             raise _incomplete(name)
-    options = ds.attrs.get("run", {}).get("options", {})
+    run = ds.attrs.get("run", {})
+    for dim, known in (("mode", run.get("n_modes")), ("gene", run.get("n_genes"))):
+        if known is not None and ds.sizes.get(dim) != known:
+            raise InputError(
+                f"{dim}s of the results were selected ({ds.sizes.get(dim, 1)} of {known}), so no spectrum is complete; "
+                "pass all of them and select afterwards"
+            )
+    options = run.get("options", {})
     if options.get("spectrum", "full") != "full":
         raise InputError("the results hold only leading eigenvalues; run with spectrum='full'")
 
@@ -104,6 +111,10 @@ def cell_clusters(ds: xr.Dataset) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any
     for name in ("cluster_code", "cluster"):
         if name not in ds.variables:
             raise _incomplete(name)
+    if "cell" not in ds["cluster_code"].dims:
+        raise InputError(
+            "one cell of the results was selected and lost its dimension; use e.g. isel(cell=[5])"
+        )
     codes, labels = ds["cluster_code"].to_numpy().astype(np.intp), np.atleast_1d(ds["cluster"].to_numpy())
     if "cell_cluster" in ds.variables:
         labelled = codes >= 0

@@ -23,7 +23,15 @@ import numpy as np
 from stabdask.atlas.exporters import Selection, match_cells, run_record, select_results, spread, spread_column
 from stabdask.atlas.sources import frame_index, opened_file
 from stabdask.errors import InputError, OutputError, StabdaskError, StoreMismatchError, UsageError
-from stabdask.files import existing_path, fsync_directory, fsync_file, new_directory, new_file, open_group
+from stabdask.files import (
+    existing_path,
+    fsync_directory,
+    fsync_file,
+    new_directory,
+    new_file,
+    open_group,
+    require_folder,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -182,6 +190,7 @@ def _check_output(path: Path, target: Path, *, overwrite: bool) -> None:
         )
     if path.is_dir() and path.resolve() in target.resolve().parents:
         raise UsageError(f"{target} lies inside the atlas; choose another path")
+    require_folder(target)
     if not target.exists():
         return
     if target.samefile(path):

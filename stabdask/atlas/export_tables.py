@@ -12,7 +12,7 @@ import numpy as np
 
 from stabdask.atlas.exporters import select_results
 from stabdask.errors import BackendUnavailableError, InputError, StoreMismatchError, UsageError
-from stabdask.files import new_file
+from stabdask.files import new_file, require_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,6 +172,7 @@ def check_table_path(path: Path, *, overwrite: bool) -> None:
             f"{path} is to be Parquet, which needs pyarrow, and it is not installed; pip install 'stabdask[parquet]', "
             "or write .csv.gz"
         )
+    require_folder(path)
     if path.is_dir():
         raise StoreMismatchError(f"{path} is a folder; choose another path")
     if path.exists() and not overwrite:

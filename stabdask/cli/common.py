@@ -344,6 +344,7 @@ def summary_table(summary: xr.Dataset) -> str:
         ("abscissa", "spectral_abscissa", "mean"),
         ("+-", "spectral_abscissa", "std"),
         ("max", "spectral_abscissa", "max"),
+        ("reactivity", "reactivity", "mean"),
         ("unstable", "unstable_count", "mean"),
         ("in cells", "unstable_fraction", None),
         ("frequency", "leading_frequency", "mean"),
@@ -366,7 +367,7 @@ def summary_table(summary: xr.Dataset) -> str:
         rows.append([*labels, f"{counts[place]:,}", f"{failed[place]:,}", *figures])
     header = [*dims, "cells", "failed", *(head for head, _ in shown)]
     return fit_table(
-        header, rows, n_left=len(dims), spare=("rotation", "trace", "frequency", "failed", "max")
+        header, rows, n_left=len(dims), spare=("rotation", "trace", "frequency", "max", "+-")
     ) + unseen_groups(summary)
 
 

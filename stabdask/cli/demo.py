@@ -163,7 +163,7 @@ def _text(report: Any, summary: Any, figure: Path, folder: Path, seconds: float)
             "",
             "Try next:",
             f"  stabdask report {store} -o {folder / 'report.html'}",
-            f"  stabdask drivers {store} --cluster progenitor",
+            f"  stabdask drivers {store} --cluster {summary['cluster'].to_numpy()[0]}",
             f"  stabdask summary {store} --quantity element",
             f"  stabdask verify {store}",
             f"  stabdask export {store} --atlas {folder / 'cells.h5ad'} -o {folder / 'with_stability.h5ad'}",

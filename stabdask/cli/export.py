@@ -150,7 +150,7 @@ def _into_atlas(options: argparse.Namespace, ds: Any, chosen: dict[str, Any]) ->
     print(f"{done.output}: {add} {', '.join(done.added)}")
     if done.removed:
         print(f"{done.output}: {drop} {', '.join(done.removed)} of an earlier export")
-    print(f"{done.n_matched:,} of {done.n_cells:,} cells have results")
+    print(f"{done.n_matched:,} of {done.n_cells:,} cells of the atlas are in the results")
     return 0
 
 

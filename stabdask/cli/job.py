@@ -92,8 +92,8 @@ def report_exit_code(report: Any, allowed: float) -> int:
     if report.n_failed <= allowed * report.n_cells:
         return 0
     print(
-        f"stabdask: {report.n_failed:,} of {report.n_cells:,} cells have a failed status (NaN results); see status in "
-        "the store, or allow them with --allow-failed",
+        f"stabdask: {report.n_failed:,} of {report.n_cells:,} cells have a failed status (see the report above, and "
+        "status in the store); --allow-failed FRACTION accepts them",
         file=sys.stderr,
     )
     return EXIT_CELLS_FAILED

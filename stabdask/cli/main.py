@@ -21,6 +21,7 @@ from stabdask.errors import StabdaskError, StabdaskWarning
 __all__ = ["build_parser", "main"]
 
 EXIT_INTERRUPTED = 130
+_RESUMABLE = ("run", "demo")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stabdask: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nstabdask: interrupted; what is finished is kept, the same command resumes", file=sys.stderr)
+        resumes = (
+            "; what is finished is kept, the same command resumes" if options.command in _RESUMABLE else ""
+        )
+        print(f"\nstabdask: interrupted{resumes}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone (head, say); nothing more to say, and no traceback at exit.

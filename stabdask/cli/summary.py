@@ -7,6 +7,8 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stabdask.cli.common import (
     add_json,
     add_store,
@@ -212,6 +214,6 @@ def _print_extremes(ds: xr.Dataset, *, as_json: bool) -> None:
 
 
 def _entry(value: Any) -> str:
-    if isinstance(value, complex):
+    if isinstance(value, complex | np.complexfloating):
         return f"{value.real:.4g}{value.imag:+.4g}i"
     return figure(value) if isinstance(value, float) else str(value)

@@ -145,7 +145,8 @@ def driver_edges(
     if by == "contribution":
         spread = spread * np.abs(weights)
     names = [
-        f"{short(i, 18)} → {short(j, 18)}" for i, j in zip(rows["regulator"], rows["effector"], strict=True)
+        f"{short(j, 18)} {'⊣' if weight < 0 else '→'} {short(i, 18)}"
+        for j, i, weight in zip(rows["regulator"], rows["effector"], weights, strict=True)
     ]
     colors = [weight_color(weight) for weight in weights]
     ax = axes_for(ax, save, _size(names))
@@ -251,7 +252,8 @@ def _check_results(ds: xr.Dataset, names: Sequence[str], cluster: str) -> None:
     for name in names:
         if name not in ds:
             raise MissingKeyError(
-                f"the results hold no {name!r}; run with vectors='both', which what drives the modes is made of"
+                f"the results hold no {name!r}; run with quantities=['default', 'drivers'] "
+                "(--quantities default,drivers)"
             )
     labels = [str(label) for label in np.atleast_1d(ds["cluster"].to_numpy())]
     if cluster not in labels:

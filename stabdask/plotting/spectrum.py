@@ -179,7 +179,9 @@ def spectra(
         title = ax.set_title(f"{short(label, 28)}\n{_of_cells(one)}", fontsize="small")
         plain([title])
     label_outer(axes, ncols)
-    strip = "\nstrip: −γ of the genes outside the cores" if any(len(o.rest) for o in found.values()) else ""
+    strip = ""
+    if any(len(one.rest) for one in found.values()):
+        strip = "\nstrip: −γ of the genes outside the cores" + _farther_left(found, limits, " ")
     figure.supxlabel(f"real part (1/time){strip}", fontsize="medium")
     figure.supylabel("imaginary part (rad/time)", fontsize="medium")
     save_figure(figure, save)
@@ -380,10 +382,13 @@ def _strip(
         spine.set_linewidth(0.5)
     if not explain:
         return
-    total = counts.sum()
-    beyond = float(counts[values < limits[0]].sum())
-    text = "−γ outside the cores"
-    if total and beyond:
-        text += f"\n({beyond / total:.1%} farther left)"
+    text = "−γ outside the cores" + _farther_left(found, limits, "\n")
     # Beside the strip: a title goes above it.
     strip.text(1.01, 0.5, text, transform=strip.transAxes, fontsize="x-small", va="center", linespacing=1.0)
+
+
+def _farther_left(found: dict[str, ClusterSpectrum], limits: tuple[float, float], before: str) -> str:
+    """Return what share of -gamma is out of sight, in words; nothing if none is."""
+    total = sum(float(one.rest_counts.sum()) for one in found.values())
+    beyond = sum(float(one.rest_counts[one.rest < limits[0]].sum()) for one in found.values())
+    return f"{before}({beyond / total:.1%} farther left)" if beyond else ""

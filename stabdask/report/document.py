@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stabdask.errors import InputError, MissingKeyError, OutputError, near_misses
-from stabdask.files import write_atomically
+from stabdask.errors import InputError, MissingKeyError, StoreMismatchError, UsageError, near_misses
+from stabdask.files import require_folder, write_atomically
 from stabdask.report.figures import annotated, driver_figures, embedding_figures, stability_figures
 from stabdask.report.html import Section, facts, page, paragraph, table
 from stabdask.report.methods import methods_text, references
@@ -87,18 +87,19 @@ def write_report(
         If there is no store.
     MissingKeyError
         If there is no such embedding.
+    UsageError
+        If `path` does not end in .html.
+    StoreMismatchError
+        If the page exists already and `overwrite` is false.
     OutputError
-        If the page exists already or cannot be written.
+        If it cannot be written.
     """
     target = Path(path)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{target} is no name of a page; expected one that ends in .html")
     if target.exists() and not overwrite:
-        raise OutputError(
-            f"{target} exists already; choose another path, or say overwrite=True (--overwrite)"
-        )
-    if not target.parent.is_dir():
-        raise OutputError(
-            f"cannot write {target}: there is no folder {target.parent}; make it, or choose another"
-        )
+        raise StoreMismatchError(f"{target} exists; remove it, choose another path, or ask to overwrite")
+    require_folder(target)
     ds = open_results(store)
     spec = read_spec(store)
     field = open_store_field(store)
@@ -122,10 +123,7 @@ def write_report(
     ]
     heading = title or Path(store).resolve().name
     subtitle = f"Local stability of {spec.n_cells:,} cells, by stabdask {package_versions()['stabdask']}"
-    try:
-        write_atomically(target, page(heading, subtitle, sections).encode())
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    write_atomically(target, page(heading, subtitle, sections).encode())
     return target
 
 
@@ -288,8 +286,9 @@ def _accuracy(ds: xr.Dataset, totals: Totals) -> str:
         )
     parts.append(
         paragraph(
-            "A cell that could not be computed has a status and NaN, and is in no mean. stabdask verify recomputes "
-            "checksums and compares a sample of cells with dense Jacobians.",
+            "A cell that could not be computed has a status and NaN, and is in no mean; one with a defective mode "
+            "lacks vectors of it, and its eigenvalues are as good as any. stabdask verify recomputes checksums and "
+            "compares a sample of cells with dense Jacobians.",
             kind="note",
         )
     )

@@ -403,7 +403,7 @@ def test_export_in_place_and_again(small, finished, capsys) -> None:
     assert "would add stability_spectral_abscissa" in capsys.readouterr().out
     assert small.atlas.read_bytes() == before
     assert main(arguments) == 0
-    assert "230 of 230 cells have results" in capsys.readouterr().out
+    assert "230 of 230 cells of the atlas are in the results" in capsys.readouterr().out
     assert main([*arguments, "--quantities", "speed", "--elements", "g05:g05", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["added"] == ["stability_speed", "stability_status", "stability_element_g05:g05"]

@@ -62,7 +62,10 @@ def test_edges_are_bars_colored_by_their_weight() -> None:
         rows = table.loc[table[by].abs().sort_values(ascending=False, kind="stable").index].head(12)
         ax = sd.pl.driver_edges(table, by=by, top=12)
         found = bars(ax)
-        assert list(found) == [f"{i} → {j}" for i, j in zip(rows["regulator"], rows["effector"], strict=True)]
+        assert list(found) == [
+            f"{row['regulator']} {'⊣' if row['weight'] < 0 else '→'} {row['effector']}"
+            for _, row in rows.iterrows()
+        ]
         for (value, color), (_, row) in zip(found.values(), rows.iterrows(), strict=True):
             assert value == row[by]
             if row["weight"]:
@@ -237,7 +240,7 @@ def test_refusals_of_drivers() -> None:
             draw(ds)
         with pytest.raises(MissingKeyError, match="no cluster 'gmp'; did you mean 'GMP'"):
             draw(ds, cluster="gmp")
-        with pytest.raises(MissingKeyError, match=r"hold no '\w+_mean'; run with vectors='both'"):
+        with pytest.raises(MissingKeyError, match=r"hold no '\w+_mean'; run with quantities="):
             draw(fake_results(), cluster="GMP")
     for draw in (sd.pl.driver_edges, sd.pl.driver_network):
         with pytest.raises(UsageError, match="by='weight'; expected 'sensitivity' or 'contribution'"):

@@ -15,7 +15,14 @@ from random_atlas import random_atlas
 
 import stabdask as sd
 from stabdask.cli.main import main
-from stabdask.errors import InputError, MissingFileError, MissingKeyError, OutputError, StabdaskWarning
+from stabdask.errors import (
+    InputError,
+    MissingFileError,
+    MissingKeyError,
+    OutputError,
+    StabdaskWarning,
+    StoreMismatchError,
+)
 
 VOID = {"meta", "img", "br", "link"}
 LABELS = ("<script>alert(1)</script>", "../x & y", "_long " + "name " * 12)
@@ -172,7 +179,7 @@ def test_an_embedding_from_the_atlas(store: Path, tmp_path: Path) -> None:
 def test_what_is_there_is_not_overwritten(store: Path, tmp_path: Path) -> None:
     target = tmp_path / "r.html"
     target.write_text("mine")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(StoreMismatchError, match="exists; remove it"):
         sd.write_report(store, target)
     assert target.read_text() == "mine"
     sd.write_report(store, target, overwrite=True)
@@ -191,5 +198,7 @@ def test_on_the_command_line(store: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(["report", str(store), "-o", str(target), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said == {"report": str(target), "bytes": target.stat().st_size}
-    assert main(["report", str(store), "-o", str(target)]) == 3
-    assert "--overwrite" in capsys.readouterr().err
+    assert main(["report", str(store), "-o", str(target)]) == 5
+    assert "ask to overwrite" in capsys.readouterr().err
+    assert main(["report", str(store), "-o", str(tmp_path / "r.pdf")]) == 2
+    assert "ends in .html" in capsys.readouterr().err
