@@ -137,7 +137,7 @@ class HopfieldLinearization(Linearization):
         n_cells, n_modes, n_regulators = driven.shape
         n_genes = len(here.gamma)
         if not n_modes:
-            return xp.zeros((n_cells, 0, n_genes), dtype=vectors.dtype), np.zeros(n_cells, dtype=bool)
+            return xp.zeros((n_cells, 0, n_genes), dtype=vectors.dtype), np.zeros((n_cells, 0), dtype=bool)
         # No -1 in these shapes: there may be no regulators.
         flat = driven.reshape(n_cells * n_modes, n_regulators)
         weights = here.weights.T.astype(flat.real.dtype)
@@ -162,7 +162,7 @@ class HopfieldLinearization(Linearization):
         at_regulators = lifted[:, :, here.regulators]
         kept = xp.where(collapsed[:, :, None], 0.0, on_core)
         lifted[:, :, here.regulators] = xp.where(own[:, None, :], kept, at_regulators)
-        return lifted.astype(vectors.dtype, copy=False), to_host(collapsed.any(axis=1))
+        return lifted.astype(vectors.dtype, copy=False), to_host(collapsed)
 
     def lift_left(self, cells: Index, vectors: XArray) -> XArray:
         """Lift left eigenvectors: the core's on R, zero elsewhere."""

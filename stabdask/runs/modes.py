@@ -125,10 +125,10 @@ def _write_right(linear: Linearization, modes: CoreModes, out: Arrays) -> npt.ND
     if "right_vector" in out:
         _write_vectors(out["right_vector"], modes, lifted)
         status, rows = out["status"], modes.batch.rows
-        status[rows[degenerate & (status[rows] == Status.OK)]] = Status.DEFECTIVE
+        status[rows[degenerate.any(axis=1) & (status[rows] == Status.OK)]] = Status.DEFECTIVE
     size = to_host(xp.sqrt((xp.abs(lifted) ** 2).sum(axis=2))).astype(np.float64)
     # What has no part in the core is orthogonal to every left vector.
-    return np.where(degenerate[:, None], np.inf, size)
+    return np.where(degenerate, np.inf, size)
 
 
 def _write_vectors(target: npt.NDArray[Any], modes: CoreModes, lifted: XArray) -> None:

@@ -275,6 +275,18 @@ def test_a_defective_mode_leaves_the_leading_one_alone() -> None:
     np.testing.assert_allclose(out["participation_sum"][0, 0, 0], [1, 0, 0], atol=1e-12)
 
 
+def test_a_mode_that_collapses_onto_a_target_leaves_the_others_alone() -> None:
+    """A source regulator has the eigenvalue -gamma of the target it drives, a Jordan block; the leading mode has not."""
+    J = np.array([[2.0, 0.0, 0.0], [0.0, -1.0, 0.0], [1.0, 3.0, -1.0]])
+    field, x = planted(J)
+    out = compute_block(
+        x, np.zeros(1, int), field, make_options(field, quantities=["eigenvalue_condition"], modes=2)
+    )
+    _, right, left = dense_modes(J[[0, 2]][:, [0, 2]])
+    expected = np.linalg.norm(right[:, 0]) * np.linalg.norm(left[0])
+    np.testing.assert_allclose(out["eigenvalue_condition"], [[expected, np.inf]])
+
+
 def test_vectors_are_computed_for_quantities_but_not_kept() -> None:
     field = random_atlas(0).field
     options = make_options(field, quantities=["sensitivity_mean"])
