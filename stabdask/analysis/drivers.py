@@ -74,23 +74,24 @@ def driver_genes(ds: xr.Dataset, cluster: str, *, mode: int = 0, top: int | None
     import pandas as pd
 
     number = _cluster_number(ds, cluster, "participation_mean")
-    n_modes = ds.sizes["vector_mode"]
+    # A field without regulators has no modes in cores, and an empty table.
+    n_modes = max(1, ds.sizes["vector_mode"])
     if not 0 <= mode < n_modes:
         raise UsageError(f"mode={mode}; expected 0 to {n_modes - 1}: run with more modes= for later ones")
     one = ds[["participation_mean", "participation_std", "driver_cells"]].isel(
-        cluster=number, vector_mode=mode
+        cluster=number, vector_mode=slice(mode, mode + 1)
     )
     one = one.compute()
     table = pd.DataFrame(
         {
             "gene": ds["regulator"].to_numpy().astype(str),
-            "participation": one["participation_mean"].to_numpy(),
-            "std": one["participation_std"].to_numpy(),
+            "participation": one["participation_mean"].to_numpy().ravel(),
+            "std": one["participation_std"].to_numpy().ravel(),
         }
     )
     table = _ranked(table, "participation", top)
     table.attrs |= {"cluster": cluster, "mode": mode}
-    table.attrs |= _cells(ds, number, int(one["driver_cells"]))
+    table.attrs |= _cells(ds, number, int(one["driver_cells"].sum()))
     return table
 
 
@@ -178,9 +179,9 @@ def driver_edges(
         }
     )
     table = _ranked(table, by, top)
-    cells = ds["driver_cells"].isel(cluster=number, vector_mode=0)
+    cells = ds["driver_cells"].isel(cluster=number, vector_mode=slice(1))
     table.attrs |= {"cluster": cluster}
-    table.attrs |= _cells(ds, number, int(cells))
+    table.attrs |= _cells(ds, number, int(cells.sum()))
     return table
 
 
@@ -204,6 +205,6 @@ def _ranked(table: pd.DataFrame, by: str, top: int | None) -> pd.DataFrame:
 
 def _cells(ds: xr.Dataset, number: int, n_cells: int) -> dict[Hashable, Any]:
     """Return of how many cells the means are, and in what fraction of them the core's leading mode leads."""
-    counts = ds[["leading_cells", "driver_cells"]].isel(cluster=number, vector_mode=0).compute()
-    leading, counted = int(counts["leading_cells"]), int(counts["driver_cells"])
+    counts = ds[["leading_cells", "driver_cells"]].isel(cluster=number, vector_mode=slice(1)).compute()
+    leading, counted = int(counts["leading_cells"]), int(counts["driver_cells"].sum())
     return {"n_cells": n_cells, "leading_fraction": leading / counted if counted else float("nan")}

@@ -229,7 +229,7 @@ def _drivers_of(ds: xr.Dataset, label: str) -> Iterator[str]:
     from html import escape
 
     yield f"<h3>{escape(label)}</h3>"
-    count = int(ds["driver_cells"].isel(vector_mode=0).sel(cluster=label))
+    count = int(ds["driver_cells"].isel(vector_mode=slice(1)).sel(cluster=label).sum())
     if not count:
         yield paragraph("No cell of this cluster has a leading mode that is not defective.", kind="note")
         return

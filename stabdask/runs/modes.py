@@ -74,6 +74,7 @@ def cell_status(result: EigResult, sizes: Index, *, keeps_vectors: bool) -> npt.
     limit = inaccuracy_limit(sizes, to_host(result.left[:0]).real.dtype)
     with np.errstate(invalid="ignore"):
         inaccurate = (result.residual > limit) | (result.trace_defect > limit)
+        inaccurate |= np.isinf(np.abs(to_host(result.eigenvalues))).any(axis=1)
     others = np.where(inaccurate, Status.INACCURATE, Status.OK)
     return np.where(result.status == Status.DEFECTIVE, others, result.status).astype(np.uint8)
 

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import xarray as xr
 from random_atlas import RandomAtlas, planted, random_atlas
 
 import stabdask as sd
 from stabdask.errors import MissingKeyError, UsageError
 from stabdask.fields.hopfield import HopfieldCluster, HopfieldField
-from stabdask.kernels.eig import BACKENDS
+from stabdask.kernels.eig import BACKENDS, EigResult
 from stabdask.runs import options as options_module
 from stabdask.runs.block import compute_block
+from stabdask.runs.means import merge_sums
+from stabdask.runs.modes import cell_status
 from stabdask.runs.options import make_options
 from stabdask.schema import MODE_QUANTITIES, QUANTITIES, SCALARS, VARIABLES, Status
 
@@ -267,6 +270,22 @@ def test_a_defective_mode_is_in_no_mean() -> None:
     assert kept["status"][0] == Status.DEFECTIVE
 
 
+def test_a_defective_cell_without_finite_eigenvalues_is_inaccurate() -> None:
+    unit = np.ones((2, 1, 1), dtype=complex)
+    result = EigResult(
+        eigenvalues=np.array([[np.inf + 0j], [1.0 + 0j]]),
+        right=unit,
+        left=unit,
+        condition=None,
+        residual=np.full(2, np.nan),
+        trace_defect=np.full(2, np.nan),
+        status=np.full(2, Status.DEFECTIVE, dtype=np.uint8),
+        backend="lapack",
+    )
+    found = cell_status(result, np.ones(2, dtype=np.intp), keeps_vectors=False)
+    assert found.tolist() == [Status.INACCURATE, Status.OK]
+
+
 def test_a_defective_mode_leaves_the_leading_one_alone() -> None:
     J = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 3.0], [0.0, 0.0, -1.0]])
     field, x = planted(J, gamma=2.0)
@@ -302,6 +321,8 @@ def test_what_cannot_be_had_is_refused() -> None:
     field = random_atlas(0, n_genes=30, n_regulators=25).field
     with pytest.raises(UsageError, match="'sensitivity' needs a spectrum"):
         make_options(field, spectrum="none", quantities=["sensitivity"])
+    with pytest.raises(UsageError, match="'drivers' needs a spectrum"):
+        make_options(field, spectrum="none", quantities=["default", "drivers"])
     with pytest.raises(UsageError, match="'henrici' needs all eigenvalues"):
         make_options(field, spectrum="leading", backend="krylov", quantities=["henrici"])
     with pytest.raises(MissingKeyError, match="did you mean 'sensitivity'"):
@@ -380,6 +401,22 @@ def test_partitions_that_are_missing_add_nothing(tmp_path: Path) -> None:
     whole = sd.open_results(store)
     assert int(whole["driver_cells"].isel(vector_mode=0).sum()) > 10
     assert whole["sensitivity_mean"].notnull().all()
+
+
+def test_a_sum_that_is_not_finite_shows_in_the_mean() -> None:
+    atlas = random_atlas(6, n_cells=12, clusters=("A",))
+    out = solved(atlas, quantities=["drivers"])
+    missing = {name: VARIABLES[name].empty(values.shape) for name, values in out.items()}
+    out["sensitivity_sum"][0, 0, 0, 0] = np.nan
+    names = [name for name in out if VARIABLES[name].per_partition]
+    ds = merge_sums(
+        xr.Dataset(
+            {name: (VARIABLES[name].dims, np.concatenate([out[name], missing[name]])) for name in names}
+        )
+    )
+    assert np.isnan(ds["sensitivity_mean"].values[0, 0, 0])
+    assert np.isfinite(ds["sensitivity_mean"].values.ravel()[1:]).all()
+    assert np.isfinite(ds["participation_mean"].values).all()
 
 
 # --- other ways to the same modes --------------------------------------------------------------------------
