@@ -14,6 +14,7 @@ from random_atlas import RandomAtlas, planted, random_atlas
 
 import stabdask as sd
 from stabdask.errors import MissingKeyError, UsageError
+from stabdask.fields import hopfield_linear
 from stabdask.fields.hopfield import HopfieldCluster, HopfieldField
 from stabdask.kernels.eig import BACKENDS, EigResult
 from stabdask.runs import options as options_module
@@ -135,6 +136,25 @@ def test_reactivity_of_many_genes() -> None:
     for cell in range(8):
         J = atlas.jacobian(cell)
         assert out["reactivity"][cell] == pytest.approx(np.linalg.eigvalsh((J + J.T) / 2)[-1], abs=1e-8)
+
+
+def test_reactivity_where_rates_crowd_at_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates over seven orders of magnitude: the iteration does not end, a dense solver does."""
+    n = 150
+    rng = np.random.default_rng(1)
+    W = np.zeros((n, n))
+    W[:, :3] = 1e-7 * rng.normal(size=(n, 3))
+    names = [f"gene{i}" for i in range(n)]
+    gamma = 10.0 ** rng.uniform(-6, 1, n)
+    field = sd.HopfieldField.from_arrays(names, W=W, gamma=gamma, threshold=1.0, exponent=2.0)
+    x = rng.gamma(2.0, size=(2, n))
+    options = make_options(field, quantities=["reactivity"], spectrum="none")
+    out = compute_block(x, np.zeros(2, int), field, options)
+    for found, J in zip(out["reactivity"], field.jacobian(x, "all"), strict=True):
+        assert found == pytest.approx(np.linalg.eigvalsh((J + J.T) / 2)[-1], abs=1e-12)
+    # Too many genes for that: not found, and so it says.
+    monkeypatch.setattr(hopfield_linear, "DENSE_GENES", n - 1)
+    assert np.isnan(compute_block(x, np.zeros(2, int), field, options)["reactivity"]).all()
 
 
 # --- modes -------------------------------------------------------------------------------------------------
