@@ -43,7 +43,7 @@ __all__ = [
 NO_LABEL, SKIPPED = -1, -2
 """Cluster codes of cells without a label, and of cells whose cluster has no model and is left out."""
 
-_BATCH_BYTES = 8 * 2**20
+_BATCH_BYTES = 32 * 2**20
 _MOST_CELLS = 1024
 _GPU_BYTES = 2**31
 """What cells that are computed together on a GPU may take of its memory."""
@@ -99,7 +99,7 @@ def empty_arrays(
 
 
 def batch_cells(options: Options, field: Field) -> int:
-    """Return how many cores are solved in one call: 1,024, or about 8 MB of them and of their vectors.
+    """Return how many cores are solved in one call: 1,024, or about 32 MB of them and of their vectors.
 
     It depends on the field and the options alone, never on memory or workers, so that results do not.
     """
