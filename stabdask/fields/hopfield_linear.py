@@ -284,7 +284,7 @@ class HopfieldLinearization(Linearization):
             )
         if n <= DENSE_GENES:
             for cell in np.flatnonzero(np.isnan(values) & np.isfinite(bound)):
-                values[cell] = self._dense_reactivity(cell)
+                values[cell] = self._dense_reactivity(int(cell))
         return values
 
     def _dense_reactivity(self, cell: int) -> float:

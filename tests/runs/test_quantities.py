@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-import xarray as xr
 from random_atlas import RandomAtlas, planted, random_atlas
 
 import stabdask as sd
@@ -315,7 +316,7 @@ def test_a_defective_mode_leaves_the_leading_one_alone() -> None:
 
 
 def test_a_mode_that_collapses_onto_a_target_leaves_the_others_alone() -> None:
-    """A source regulator has the eigenvalue -gamma of the target it drives, a Jordan block; the leading mode has not."""
+    """A source regulator has the eigenvalue -gamma of its target: a Jordan block. The leading mode has none."""
     J = np.array([[2.0, 0.0, 0.0], [0.0, -1.0, 0.0], [1.0, 3.0, -1.0]])
     field, x = planted(J)
     out = compute_block(
@@ -392,6 +393,25 @@ def test_means_of_a_store_are_those_of_its_cells(tmp_path: Path, partition_cells
         np.testing.assert_allclose(ds[name], lazy[name], atol=1e-7, err_msg=name)
         assert ds[name].attrs.keys() >= {"long_name", "units"}
     assert ds["core_effector"].values.tolist() == ds["regulator"].values.tolist()
+
+
+def test_parameters_that_were_changed_in_a_store_are_found(tmp_path: Path) -> None:
+    atlas = random_atlas(6)
+    store = tmp_path / "out.zarr"
+    sd.run(atlas.cells(), atlas.field, store, workers=0, progress=False, quantities=["drivers"])
+    group = zarr.open_group(str(store), mode="r+")
+    assert sd.verify(store, n_cells=0).ok
+    for name in ("weight", "degradation"):
+        before = group[name][...]
+        group[name][...] = before + 1e-9
+        report = sd.verify(store, n_cells=0)
+        assert (report.ok, report.damaged_parameters) == (False, [name])
+        assert f"parameters: {name}" in str(report)
+        group[name][...] = before
+    assert sd.verify(store, n_cells=0).ok
+    field = zarr.open_group(str(store / "field"), mode="r+")
+    field["gamma"][...] = field["gamma"][...] + 1e-9
+    assert sd.verify(store).damaged_parameters == ["field"]
 
 
 def test_labels_that_share_parameters_have_means_of_their_own(tmp_path: Path) -> None:
