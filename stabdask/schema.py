@@ -275,7 +275,8 @@ _REGISTRY: tuple[Variable, ...] = (
     Variable(
         "eigenvalue_condition", ("cell", "vector_mode"), "float", "1", "condition number of eigenvalues",
         "|x| |y| / |y^H x| of the right and left eigenvectors x and y of the Jacobian. A change of J by a small E "
-        "moves the eigenvalue by at most this times |E|: 1 is best, large means the fit hardly determines it.",
+        "moves the eigenvalue by at most this times |E|: 1 is best, large means the fit hardly determines it, infinite "
+        "a defective eigenvalue.",
         "both vectors", _WILKINSON, on_request=True,
     ),
     Variable(
@@ -325,7 +326,8 @@ _REGISTRY: tuple[Variable, ...] = (
     ),
     Variable(
         "sensitivity_sum", (*_PARTS, "core_effector", "regulator"), "float", "1/expression", "sum of sensitivity",
-        "Sum over those cells of d Re(lambda) / d W_ij = Re(conj(y_i) phi'_j x_j / (y^H x)) of the leading mode.",
+        "Sum over those cells of d Re(lambda) / d W_ij = Re(conj(y_i) phi'_j x_j / (y^H x)) of the leading mode; 0 where "
+        "j does not regulate in the cluster.",
         "both vectors", _SENSITIVITY, on_request=True,
     ),
     Variable(

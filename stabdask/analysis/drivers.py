@@ -43,8 +43,8 @@ def driver_genes(ds: xr.Dataset, cluster: str, *, mode: int = 0, top: int | None
     pandas.DataFrame
         Columns ``gene``, ``participation`` (mean of the real part over cells) and ``std`` (over cells), dimensionless,
         in descending order of the mean's absolute value. ``attrs``: ``cluster``, ``mode``, ``n_cells`` (how many cells
-        the means are of) and ``leading_fraction`` (in what fraction of them the leading mode of the core sets the
-        spectral abscissa; in the others a gene outside the core does, with its -gamma).
+        the means are of) and ``leading_fraction`` (in what fraction of the cells with a leading mode of the core that
+        mode sets the spectral abscissa; in the others a gene outside the core does, with its -gamma).
 
     Raises
     ------
@@ -123,7 +123,9 @@ def driver_edges(
     top
         How many edges to return; all if not given.
     existing
-        Only edges of the cluster's network (weight not zero); otherwise also those that could be.
+        Only edges of the cluster's network (weight not zero); otherwise also those that could be, from every gene that
+        regulates something in this cluster. From a gene that does not, the sensitivity is given as 0: the cluster's
+        model has no activation for it.
 
     Returns
     -------

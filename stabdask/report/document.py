@@ -304,7 +304,7 @@ def _run(spec: RunSpec, field: Field, totals: Totals) -> str:
     ]
     asked: list[tuple[str, Any]] = [
         ("spectrum", options.spectrum),
-        ("modes with vectors", options.modes if options.solved_vectors != "none" else None),
+        ("modes with vectors", options.vector_modes(field) if options.solved_vectors != "none" else None),
         ("vectors kept", options.vectors),
         ("precision", options.dtype),
         ("tolerance", f"{options.tolerance:g}/time"),
