@@ -204,11 +204,15 @@ def _write_top_edges(
     for first in range(0, len(rows), step):
         part = slice(first, first + step)
         a, b = effect[part], cause[part]
-        found = a.real[:, effectors] * b.real[:, regulators]
-        found -= a.imag[:, effectors] * b.imag[:, regulators]
-        size = np.abs(found)
-        top = np.argpartition(-size, kept - 1, axis=1)[:, :kept]
-        order = np.lexsort((top, -np.take_along_axis(size, top, axis=1)), axis=1)
+        # Three arrays of that size at most, which is what is planned for.
+        found, other = a.real[:, effectors], a.imag[:, effectors]
+        found *= b.real[:, regulators]
+        other *= b.imag[:, regulators]
+        found -= other
+        size = np.abs(found, out=other)
+        np.negative(size, out=size)
+        top = np.argpartition(size, kept - 1, axis=1)[:, :kept]
+        order = np.lexsort((top, np.take_along_axis(size, top, axis=1)), axis=1)
         top = np.take_along_axis(top, order, axis=1)
         values = np.take_along_axis(found, top, axis=1)
         here = rows[part]

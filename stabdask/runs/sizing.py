@@ -124,7 +124,7 @@ def task_bytes(
         dense = 4 * 8 * field.n_genes**2 if field.n_genes <= DENSE_GENES else 0
         vectors = max(vectors, 3 * REACTIVITY_BYTES, dense)
     if "sensitivity" in options.quantities:
-        vectors += 3 * EDGE_BYTES
+        vectors += 3 * max(EDGE_BYTES, 8 * len(field.regulator_index) ** 2)
     closed = block * field.cell_bytes(expression.dtype.itemsize)
     # The chunk is held while it is made dense and cut, and so are those that make up a block; results are held
     # once more while they are written.

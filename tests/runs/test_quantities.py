@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stabdask.errors import MissingKeyError, UsageError
 from stabdask.fields import hopfield_linear
 from stabdask.fields.hopfield import HopfieldCluster, HopfieldField
 from stabdask.kernels.eig import BACKENDS, EigResult
+from stabdask.runs import modes
 from stabdask.runs import options as options_module
 from stabdask.runs.block import compute_block
 from stabdask.runs.means import merge_sums
@@ -260,6 +262,26 @@ def test_top_edges_are_the_largest_of_the_network() -> None:
         assert (out["top_edge_effector"][0, n:] == -1).all()
         i, j = out["top_edge_effector"][0, :n], out["top_edge_regulator"][0, :n]
         np.testing.assert_allclose(dense[i, j], out["top_edge_sensitivity"][0, :n], atol=1e-14)
+
+
+def test_top_edges_take_the_memory_that_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modes, "EDGE_BYTES", 2**20)
+    rng = np.random.default_rng(0)
+    n_cells, n = 60, 150
+    vectors = rng.normal(size=(2, n_cells, n)) + 1j * rng.normal(size=(2, n_cells, n))
+    edges = np.indices((n, n)).reshape(2, -1)
+    kinds = {"effector": np.int32, "regulator": np.int32, "sensitivity": np.float64}
+    out: dict[str, Array] = {
+        f"top_edge_{name}": np.zeros((n_cells, 10), dtype=kind) for name, kind in kinds.items()
+    }
+    tracemalloc.start()
+    modes._write_top_edges((edges[0], edges[1]), np.arange(n_cells), *vectors, 1e-13, out)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3.5 * 2**20
+    every = (vectors[0, :, :, None] * vectors[1, :, None, :]).real.reshape(n_cells, -1)
+    expected = -np.sort(-np.abs(every), axis=1)[:, :10]
+    np.testing.assert_allclose(np.abs(out["top_edge_sensitivity"]), expected)
 
 
 def test_sums_are_of_the_cells_of_a_label() -> None:
