@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_QUANTITIES",
     "FORMAT_VERSION",
     "MODE_QUANTITIES",
+    "PARAMETER_ATTRS",
     "QUANTITIES",
     "SCALARS",
     "SPECTRAL_QUANTITIES",
@@ -326,8 +327,8 @@ _REGISTRY: tuple[Variable, ...] = (
     ),
     Variable(
         "sensitivity_sum", (*_PARTS, "core_effector", "regulator"), "float", "1/expression", "sum of sensitivity",
-        "Sum over those cells of d Re(lambda) / d W_ij = Re(conj(y_i) phi'_j x_j / (y^H x)) of the leading mode; 0 where "
-        "j does not regulate in the cluster.",
+        "Sum over those cells of d Re(lambda) / d W_ij = Re(conj(y_i) phi'_j x_j / (y^H x)) of the leading mode; 0 "
+        "where j does not regulate in the cluster.",
         "both vectors", _SENSITIVITY, on_request=True,
     ),
     Variable(
@@ -368,6 +369,20 @@ _REGISTRY: tuple[Variable, ...] = (
 
 VARIABLES: dict[str, Variable] = {variable.name: variable for variable in _REGISTRY}
 """Every variable by name."""
+
+PARAMETER_ATTRS: dict[str, dict[str, str]] = {
+    "degradation": {
+        "long_name": "degradation rate",
+        "units": _PER_TIME,
+        "description": "minus the eigenvalue outside the core",
+    },
+    "weight": {
+        "long_name": "weight of the edge",
+        "units": "expression/time",
+        "description": "W among regulators",
+    },
+}
+"""The xarray attributes of what results hold of the parameters of the field."""
 
 SCALARS: tuple[str, ...] = tuple(
     v.name for v in _REGISTRY if v.dims == _CELL and v.kind in ("float", "count") and v.needs != "audit"

@@ -414,6 +414,9 @@ def test_means_of_a_store_are_those_of_its_cells(tmp_path: Path, partition_cells
     for name in ("participation_mean", "participation_std", "sensitivity_mean", "sensitivity_std", "weight"):
         np.testing.assert_allclose(ds[name], lazy[name], atol=1e-7, err_msg=name)
         assert ds[name].attrs.keys() >= {"long_name", "units"}
+    for name in ds.data_vars:
+        if name != "cluster_code":
+            assert ds[name].attrs == lazy[name].attrs, name
     assert ds["core_effector"].values.tolist() == ds["regulator"].values.tolist()
 
 
