@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_QUANTITIES",
     "FORMAT_VERSION",
     "MODE_QUANTITIES",
+    "PARAMETER_ATTRS",
     "QUANTITIES",
     "SCALARS",
     "SPECTRAL_QUANTITIES",
@@ -275,7 +276,8 @@ _REGISTRY: tuple[Variable, ...] = (
     Variable(
         "eigenvalue_condition", ("cell", "vector_mode"), "float", "1", "condition number of eigenvalues",
         "|x| |y| / |y^H x| of the right and left eigenvectors x and y of the Jacobian. A change of J by a small E "
-        "moves the eigenvalue by at most this times |E|: 1 is best, large means the fit hardly determines it.",
+        "moves the eigenvalue by at most this times |E|: 1 is best, large means the fit hardly determines it, infinite "
+        "a defective eigenvalue.",
         "both vectors", _WILKINSON, on_request=True,
     ),
     Variable(
@@ -325,7 +327,8 @@ _REGISTRY: tuple[Variable, ...] = (
     ),
     Variable(
         "sensitivity_sum", (*_PARTS, "core_effector", "regulator"), "float", "1/expression", "sum of sensitivity",
-        "Sum over those cells of d Re(lambda) / d W_ij = Re(conj(y_i) phi'_j x_j / (y^H x)) of the leading mode.",
+        "Sum over those cells of d Re(lambda) / d W_ij = Re(conj(y_i) phi'_j x_j / (y^H x)) of the leading mode; 0 "
+        "where j does not regulate in the cluster.",
         "both vectors", _SENSITIVITY, on_request=True,
     ),
     Variable(
@@ -366,6 +369,20 @@ _REGISTRY: tuple[Variable, ...] = (
 
 VARIABLES: dict[str, Variable] = {variable.name: variable for variable in _REGISTRY}
 """Every variable by name."""
+
+PARAMETER_ATTRS: dict[str, dict[str, str]] = {
+    "degradation": {
+        "long_name": "degradation rate",
+        "units": _PER_TIME,
+        "description": "minus the eigenvalue outside the core",
+    },
+    "weight": {
+        "long_name": "weight of the edge",
+        "units": "expression/time",
+        "description": "W among regulators",
+    },
+}
+"""The xarray attributes of what results hold of the parameters of the field."""
 
 SCALARS: tuple[str, ...] = tuple(
     v.name for v in _REGISTRY if v.dims == _CELL and v.kind in ("float", "count") and v.needs != "audit"

@@ -43,8 +43,8 @@ def driver_genes(ds: xr.Dataset, cluster: str, *, mode: int = 0, top: int | None
     pandas.DataFrame
         Columns ``gene``, ``participation`` (mean of the real part over cells) and ``std`` (over cells), dimensionless,
         in descending order of the mean's absolute value. ``attrs``: ``cluster``, ``mode``, ``n_cells`` (how many cells
-        the means are of) and ``leading_fraction`` (in what fraction of them the leading mode of the core sets the
-        spectral abscissa; in the others a gene outside the core does, with its -gamma).
+        the means are of) and ``leading_fraction`` (in what fraction of the cells with a leading mode of the core that
+        mode sets the spectral abscissa; in the others a gene outside the core does, with its -gamma).
 
     Raises
     ------
@@ -74,23 +74,24 @@ def driver_genes(ds: xr.Dataset, cluster: str, *, mode: int = 0, top: int | None
     import pandas as pd
 
     number = _cluster_number(ds, cluster, "participation_mean")
-    n_modes = ds.sizes["vector_mode"]
+    # A field without regulators has no modes in cores, and an empty table.
+    n_modes = max(1, ds.sizes["vector_mode"])
     if not 0 <= mode < n_modes:
         raise UsageError(f"mode={mode}; expected 0 to {n_modes - 1}: run with more modes= for later ones")
     one = ds[["participation_mean", "participation_std", "driver_cells"]].isel(
-        cluster=number, vector_mode=mode
+        cluster=number, vector_mode=slice(mode, mode + 1)
     )
     one = one.compute()
     table = pd.DataFrame(
         {
             "gene": ds["regulator"].to_numpy().astype(str),
-            "participation": one["participation_mean"].to_numpy(),
-            "std": one["participation_std"].to_numpy(),
+            "participation": one["participation_mean"].to_numpy().ravel(),
+            "std": one["participation_std"].to_numpy().ravel(),
         }
     )
     table = _ranked(table, "participation", top)
     table.attrs |= {"cluster": cluster, "mode": mode}
-    table.attrs |= _cells(ds, number, int(one["driver_cells"]))
+    table.attrs |= _cells(ds, number, int(one["driver_cells"].sum()))
     return table
 
 
@@ -122,7 +123,9 @@ def driver_edges(
     top
         How many edges to return; all if not given.
     existing
-        Only edges of the cluster's network (weight not zero); otherwise also those that could be.
+        Only edges of the cluster's network (weight not zero); otherwise also those that could be, from every gene that
+        regulates something in this cluster. From a gene that does not, the sensitivity is given as 0: the cluster's
+        model has no activation for it.
 
     Returns
     -------
@@ -178,9 +181,9 @@ def driver_edges(
         }
     )
     table = _ranked(table, by, top)
-    cells = ds["driver_cells"].isel(cluster=number, vector_mode=0)
+    cells = ds["driver_cells"].isel(cluster=number, vector_mode=slice(1))
     table.attrs |= {"cluster": cluster}
-    table.attrs |= _cells(ds, number, int(cells))
+    table.attrs |= _cells(ds, number, int(cells.sum()))
     return table
 
 
@@ -204,6 +207,6 @@ def _ranked(table: pd.DataFrame, by: str, top: int | None) -> pd.DataFrame:
 
 def _cells(ds: xr.Dataset, number: int, n_cells: int) -> dict[Hashable, Any]:
     """Return of how many cells the means are, and in what fraction of them the core's leading mode leads."""
-    counts = ds[["leading_cells", "driver_cells"]].isel(cluster=number, vector_mode=0).compute()
-    leading, counted = int(counts["leading_cells"]), int(counts["driver_cells"])
+    counts = ds[["leading_cells", "driver_cells"]].isel(cluster=number, vector_mode=slice(1)).compute()
+    leading, counted = int(counts["leading_cells"]), int(counts["driver_cells"].sum())
     return {"n_cells": n_cells, "leading_fraction": leading / counted if counted else float("nan")}

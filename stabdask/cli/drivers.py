@@ -74,8 +74,8 @@ def _text(genes: pd.DataFrame, edges: pd.DataFrame) -> str:
     known = genes.attrs
     leads = (
         ""
-        if known["leading_fraction"] >= 1 or not known["n_cells"]
-        else f"; in {1 - known['leading_fraction']:.0%} of them a gene outside the core sets the spectral abscissa"
+        if known["leading_fraction"] >= 1 or not known["n_cells"] or known["mode"]
+        else f"; in {1 - known['leading_fraction']:.1%} of them a gene outside the core sets the spectral abscissa"
     )
     lines = [f"{known['cluster']}: mode {known['mode']} of {known['n_cells']:,} cells{leads}"]
     columns = [genes[name].tolist() for name in ("gene", "participation", "std")]

@@ -94,7 +94,7 @@ class Linearization(ABC):
         lifted
             ``(len(cells), mode, gene)``, not normalised.
         degenerate
-            ``(len(cells),)``: an eigenvalue of the core coincides with a remaining one, and the Jacobian has
+            ``(len(cells), mode)``: the eigenvalue of the core coincides with a remaining one, and the Jacobian has
             no eigenvector with that part in the core.
         """
 

@@ -18,11 +18,13 @@ from stabdask.kernels.scaled import active_members, eig_scaled, gather_cores
 if TYPE_CHECKING:
     from stabdask.kernels.krylov_operator import BatchedOperator
 
-__all__ = ["HopfieldLinearization"]
+__all__ = ["DENSE_GENES", "HopfieldLinearization"]
 
 _CANCELLATION = 1e-8
 """Below this ratio of the difference to its terms, the rotational norm is recomputed without cancellation."""
 _SPEED_CELLS = 64
+DENSE_GENES = 2_048
+"""Up to as many genes, a reactivity that an iteration does not find is taken from the dense matrix."""
 
 
 class HopfieldLinearization(Linearization):
@@ -137,7 +139,7 @@ class HopfieldLinearization(Linearization):
         n_cells, n_modes, n_regulators = driven.shape
         n_genes = len(here.gamma)
         if not n_modes:
-            return xp.zeros((n_cells, 0, n_genes), dtype=vectors.dtype), np.zeros(n_cells, dtype=bool)
+            return xp.zeros((n_cells, 0, n_genes), dtype=vectors.dtype), np.zeros((n_cells, 0), dtype=bool)
         # No -1 in these shapes: there may be no regulators.
         flat = driven.reshape(n_cells * n_modes, n_regulators)
         weights = here.weights.T.astype(flat.real.dtype)
@@ -162,7 +164,7 @@ class HopfieldLinearization(Linearization):
         at_regulators = lifted[:, :, here.regulators]
         kept = xp.where(collapsed[:, :, None], 0.0, on_core)
         lifted[:, :, here.regulators] = xp.where(own[:, None, :], kept, at_regulators)
-        return lifted.astype(vectors.dtype, copy=False), to_host(collapsed.any(axis=1))
+        return lifted.astype(vectors.dtype, copy=False), to_host(collapsed)
 
     def lift_left(self, cells: Index, vectors: XArray) -> XArray:
         """Lift left eigenvectors: the core's on R, zero elsewhere."""
@@ -260,7 +262,11 @@ class HopfieldLinearization(Linearization):
         return squares
 
     def reactivity(self) -> Array:
-        """Return the largest eigenvalue of (J + J^T)/2, from products with W and with its transpose."""
+        """Return the largest eigenvalue of (J + J^T)/2, from products with W and with its transpose.
+
+        Iteration does not end where rates span many orders of magnitude and crowd at the top: such cells are solved
+        densely, or are NaN where that takes too much memory.
+        """
         from stabdask.kernels.lanczos import largest_eigenvalues, matrices_at_once
 
         model, n = self._model, len(self._model.gamma)
@@ -276,7 +282,21 @@ class HopfieldLinearization(Linearization):
                 scale=bound[cells],
                 xp=self._xp,
             )
+        if n <= DENSE_GENES:
+            for cell in np.flatnonzero(np.isnan(values) & np.isfinite(bound)):
+                values[cell] = self._dense_reactivity(int(cell))
         return values
+
+    def _dense_reactivity(self, cell: int) -> float:
+        from scipy.linalg import eigh
+
+        model, n = self._model, len(self._model.gamma)
+        half = np.zeros((n, n))
+        half[:, model.regulators] = 0.5 * self._host_slope[cell] * model.weights
+        symmetric = half + half.T
+        symmetric[np.arange(n), np.arange(n)] -= model.gamma
+        top = eigh(symmetric, eigvals_only=True, subset_by_index=(n - 1, n - 1), overwrite_a=True)
+        return float(top[0])
 
     def _symmetric_product(self, cells: Index, x: XArray, members: Index) -> XArray:
         """Return (J + J^T)/2 x for some of `cells`, one vector each, ``(len(members), gene)``."""

@@ -227,7 +227,7 @@ def _drivers_of(ds: xr.Dataset, label: str) -> Iterator[str]:
     from html import escape
 
     yield f"<h3>{escape(label)}</h3>"
-    count = int(ds["driver_cells"].isel(vector_mode=0).sel(cluster=label))
+    count = int(ds["driver_cells"].isel(vector_mode=slice(1)).sel(cluster=label).sum())
     if not count:
         yield paragraph("No cell of this cluster has a leading mode that is not defective.", kind="note")
         return
@@ -303,7 +303,7 @@ def _run(spec: RunSpec, field: Field, totals: Totals) -> str:
     ]
     asked: list[tuple[str, Any]] = [
         ("spectrum", options.spectrum),
-        ("modes with vectors", options.modes if options.solved_vectors != "none" else None),
+        ("modes with vectors", options.vector_modes(field) if options.solved_vectors != "none" else None),
         ("vectors kept", options.vectors),
         ("precision", options.dtype),
         ("tolerance", f"{options.tolerance:g}/time"),

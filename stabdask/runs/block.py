@@ -43,7 +43,7 @@ __all__ = [
 NO_LABEL, SKIPPED = -1, -2
 """Cluster codes of cells without a label, and of cells whose cluster has no model and is left out."""
 
-_BATCH_BYTES = 8 * 2**20
+_BATCH_BYTES = 32 * 2**20
 _MOST_CELLS = 1024
 _GPU_BYTES = 2**31
 """What cells that are computed together on a GPU may take of its memory."""
@@ -99,7 +99,7 @@ def empty_arrays(
 
 
 def batch_cells(options: Options, field: Field) -> int:
-    """Return how many cores are solved in one call: 1,024, or about 8 MB of them and of their vectors.
+    """Return how many cores are solved in one call: 1,024, or about 32 MB of them and of their vectors.
 
     It depends on the field and the options alone, never on memory or workers, so that results do not.
     """
@@ -193,7 +193,7 @@ def compute_block(
                 continue
             field.check_expression(x, int(cluster), names[rows])
             if options.on_gpu and field.on_gpu:
-                _in_gpu_batches(x, rows, field, options, partial(compute, cluster=int(cluster)))
+                _in_gpu_batches(x, rows, field, options, partial(compute, cluster=int(cluster)), out)
             else:
                 compute(x, rows, cluster=int(cluster))
     return out
@@ -225,6 +225,7 @@ def _in_gpu_batches(
     field: Field,
     options: Options,
     compute: Callable[[XArray, Index], None],
+    out: dict[str, npt.NDArray[Any]],
 ) -> None:
     """Bring many cells at a time to the GPU, and `compute` there velocities, spectra and vectors."""
     from stabdask.kernels import cuda
@@ -240,11 +241,22 @@ def _in_gpu_batches(
     cuda.in_batches(
         len(rows),
         cell_bytes,
-        lambda part: compute(cuda.upload(x[part]), rows[part]),
+        lambda part: _all_or_nothing(partial(compute, cuda.upload(x[part]), rows[part]), out),
         what=f"cells with cores of order up to {k}",
         # As many whatever the memory: products of matrices have other last bits with another number of rows.
         at_once=max(1, _GPU_BYTES // cell_bytes),
     )
+
+
+def _all_or_nothing(compute: Callable[[], None], out: dict[str, npt.NDArray[Any]]) -> None:
+    """Call `compute`; where it fails, take back what it added to sums: what memory is full for is done again."""
+    before = {name: values.copy() for name, values in out.items() if VARIABLES[name].per_partition}
+    try:
+        compute()
+    except BaseException:
+        for name, values in before.items():
+            out[name][...] = values
+        raise
 
 
 def _take(pieces: Sequence[npt.NDArray[Any]], rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["Job", "RunSpec", "cells_identity", "prepare"]
+__all__ = ["Job", "RunSpec", "cells_identity", "label_degradation", "label_weights", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -174,20 +174,30 @@ class Job:
 
         ``(cluster, gene)``, 1/time; NaN where the cells of a label are left out.
         """
-        out = np.full((len(self.spec.labels), self.field.n_genes), np.nan)
-        for number, model in enumerate(self.spec.models):
-            if model is not None:
-                out[number] = -self.field.rest_eigenvalues(self.field.cluster_number(model))
-        return out
+        return label_degradation(self.field, self.spec.models)
 
     def regulator_weights(self) -> npt.NDArray[np.float64]:
         """Return W among regulators per label of the atlas, ``(cluster, effector, regulator)``; NaN as above."""
-        n = len(self.field.regulator_index)
-        out = np.full((len(self.spec.labels), n, n), np.nan)
-        for number, model in enumerate(self.spec.models):
-            if model is not None:
-                out[number] = self.field.regulator_weights(self.field.cluster_number(model))
-        return out
+        return label_weights(self.field, self.spec.models)
+
+
+def label_degradation(field: Field, models: Sequence[str | None]) -> npt.NDArray[np.float64]:
+    """Return `Job.degradation` for labels whose clusters of the field are `models`."""
+    out = np.full((len(models), field.n_genes), np.nan)
+    for number, model in enumerate(models):
+        if model is not None:
+            out[number] = -field.rest_eigenvalues(field.cluster_number(model))
+    return out
+
+
+def label_weights(field: Field, models: Sequence[str | None]) -> npt.NDArray[np.float64]:
+    """Return `Job.regulator_weights` for labels whose clusters of the field are `models`."""
+    n = len(field.regulator_index)
+    out = np.full((len(models), n, n), np.nan)
+    for number, model in enumerate(models):
+        if model is not None:
+            out[number] = field.regulator_weights(field.cluster_number(model))
+    return out
 
 
 def prepare(

@@ -13,7 +13,7 @@ from stabdask.runs.annotations import cluster_colors
 from stabdask.runs.block import compute_block, empty_arrays, output_shapes
 from stabdask.runs.job import prepare
 from stabdask.runs.labels import label_results
-from stabdask.schema import VARIABLES
+from stabdask.schema import PARAMETER_ATTRS, VARIABLES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -124,12 +124,12 @@ def stability(
         for name, arrays in parts.items()
     }
     data["cluster_code"] = (("cell",), job.label_codes, {"long_name": "cluster of the cell"})
-    data["degradation"] = (("cluster", "gene"), job.degradation(), {"units": "1/time"})
+    data["degradation"] = (("cluster", "gene"), job.degradation(), PARAMETER_ATTRS["degradation"])
     if "sensitivity_sum" in data:
         data["weight"] = (
             ("cluster", "core_effector", "regulator"),
             job.regulator_weights(),
-            {"units": "expression/time"},
+            PARAMETER_ATTRS["weight"],
         )
     pairs = spec.options.elements
     coords: dict[str, Any] = {

@@ -38,15 +38,21 @@ def merge_sums(ds: xr.Dataset) -> xr.Dataset:
     count.attrs = dict(VARIABLES["driver_cells"].attrs)
     count.attrs["description"] = "Number of cells in the means of drivers, by mode."
     leading = ds["leading_cells"]
-    leading = leading.where(leading >= 0, 0).sum("partition").astype(np.int64)
+    computed = leading >= 0
+    leading = leading.where(computed, 0).sum("partition").astype(np.int64)
     leading.attrs = {**VARIABLES["leading_cells"].attrs, "description": "Number of cells whose core leads."}
     out: dict[str, Any] = {"driver_cells": count, "leading_cells": leading}
     for name, long_name in _MEANS.items():
         if f"{name}_sum" not in ds:
             continue
-        n = count if name == "participation" else count.isel(vector_mode=0, drop=True)
+        # A slice, because without any regulator there is no mode.
+        n = count if name == "participation" else count.isel(vector_mode=slice(1)).sum("vector_mode")
         n = n.where(n > 0)
-        sums, squares = (ds[f"{name}_{kind}"].sum("partition", skipna=True) for kind in ("sum", "squares"))
+        # Only what was not computed is left out: a sum that is not finite shows in the mean.
+        sums, squares = (
+            ds[f"{name}_{kind}"].where(computed, 0.0).sum("partition", skipna=False)
+            for kind in ("sum", "squares")
+        )
         mean = sums / n
         variance = squares / n - mean**2
         # Rounding may leave a little less than nothing.

@@ -74,6 +74,7 @@ def cell_status(result: EigResult, sizes: Index, *, keeps_vectors: bool) -> npt.
     limit = inaccuracy_limit(sizes, to_host(result.left[:0]).real.dtype)
     with np.errstate(invalid="ignore"):
         inaccurate = (result.residual > limit) | (result.trace_defect > limit)
+        inaccurate |= np.isinf(np.abs(to_host(result.eigenvalues))).any(axis=1)
     others = np.where(inaccurate, Status.INACCURATE, Status.OK)
     return np.where(result.status == Status.DEFECTIVE, others, result.status).astype(np.uint8)
 
@@ -125,10 +126,10 @@ def _write_right(linear: Linearization, modes: CoreModes, out: Arrays) -> npt.ND
     if "right_vector" in out:
         _write_vectors(out["right_vector"], modes, lifted)
         status, rows = out["status"], modes.batch.rows
-        status[rows[degenerate & (status[rows] == Status.OK)]] = Status.DEFECTIVE
+        status[rows[degenerate.any(axis=1) & (status[rows] == Status.OK)]] = Status.DEFECTIVE
     size = to_host(xp.sqrt((xp.abs(lifted) ** 2).sum(axis=2))).astype(np.float64)
     # What has no part in the core is orthogonal to every left vector.
-    return np.where(degenerate[:, None], np.inf, size)
+    return np.where(degenerate, np.inf, size)
 
 
 def _write_vectors(target: npt.NDArray[Any], modes: CoreModes, lifted: XArray) -> None:
@@ -203,11 +204,15 @@ def _write_top_edges(
     for first in range(0, len(rows), step):
         part = slice(first, first + step)
         a, b = effect[part], cause[part]
-        found = a.real[:, effectors] * b.real[:, regulators]
-        found -= a.imag[:, effectors] * b.imag[:, regulators]
-        size = np.abs(found)
-        top = np.argpartition(-size, kept - 1, axis=1)[:, :kept]
-        order = np.lexsort((top, -np.take_along_axis(size, top, axis=1)), axis=1)
+        # Three arrays of that size at most, which is what is planned for.
+        found, other = a.real[:, effectors], a.imag[:, effectors]
+        found *= b.real[:, regulators]
+        other *= b.imag[:, regulators]
+        found -= other
+        size = np.abs(found, out=other)
+        np.negative(size, out=size)
+        top = np.argpartition(size, kept - 1, axis=1)[:, :kept]
+        order = np.lexsort((top, np.take_along_axis(size, top, axis=1)), axis=1)
         top = np.take_along_axis(top, order, axis=1)
         values = np.take_along_axis(found, top, axis=1)
         here = rows[part]

@@ -269,14 +269,15 @@ def _quantities(
 ) -> tuple[str, ...]:
     """Return what to keep, in the order of the registry; `complete` says whether all eigenvalues are found.
 
-    Of what a name stands for, what is possible is taken; what is named itself is refused where it is not.
+    Of what a name stands for, what is possible is taken; a name of which nothing is possible is refused.
     """
     wanted: set[str] = set()
     for name in ("default",) if asked is None else asked:
-        members = _GROUPS.get(name)
-        if members is None and (reason := _lacks(name, spectrum, solved, complete)):
-            raise UsageError(f"quantity {name!r} needs {reason}, which was not asked for")
-        wanted |= {n for n in members or (name,) if not _lacks(n, spectrum, solved, complete)}
+        members = _GROUPS.get(name, (name,))
+        missing = [_lacks(member, spectrum, solved, complete) for member in members]
+        if all(missing):
+            raise UsageError(f"quantity {name!r} needs {missing[0]}, which was not asked for")
+        wanted |= {member for member, lack in zip(members, missing, strict=True) if not lack}
         if name == "default":
             wanted |= {"residual"} if solved != "none" else set()
             # A determinant without all eigenvalues takes a factorization of its own: on request.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stabdask.fields.base import Field
+from stabdask.fields.hopfield_linear import DENSE_GENES
 from stabdask.kernels.lanczos import BASIS_BYTES as REACTIVITY_BYTES
 from stabdask.runs.block import batch_cells, output_shapes
 from stabdask.runs.modes import EDGE_BYTES
@@ -119,9 +120,11 @@ def task_bytes(
     lifted = batch * options.vector_modes(field) * field.n_genes * 16
     vectors = 0 if options.solved_vectors == "none" else 5 * lifted
     if "reactivity" in options.quantities:
-        vectors = max(vectors, 3 * REACTIVITY_BYTES)
+        # Bases of an iteration, or one dense matrix that it does not find the eigenvalue of, and copies.
+        dense = 4 * 8 * field.n_genes**2 if field.n_genes <= DENSE_GENES else 0
+        vectors = max(vectors, 3 * REACTIVITY_BYTES, dense)
     if "sensitivity" in options.quantities:
-        vectors += 3 * EDGE_BYTES
+        vectors += 3 * max(EDGE_BYTES, 8 * len(field.regulator_index) ** 2)
     closed = block * field.cell_bytes(expression.dtype.itemsize)
     # The chunk is held while it is made dense and cut, and so are those that make up a block; results are held
     # once more while they are written.

@@ -35,7 +35,7 @@ from stabdask.runs.job import Job, RunSpec
 from stabdask.runs.options import Options
 from stabdask.runs.receipts import make_receipt_folder
 from stabdask.runs.sizing import chunk_cells
-from stabdask.schema import FORMAT_VERSION, VARIABLES
+from stabdask.schema import FORMAT_VERSION, PARAMETER_ATTRS, VARIABLES
 
 __all__ = [
     "array_checksum",
@@ -175,11 +175,7 @@ def _write_coordinates(group: Any, job: Job) -> None:
         "degradation",
         job.degradation(),
         ("cluster", "gene"),
-        {
-            "long_name": "degradation rate",
-            "units": "1/time",
-            "description": "minus the eigenvalue outside the core",
-        },
+        PARAMETER_ATTRS["degradation"],
     )
     if _has_edges(spec.options):
         write_names(group, "core_effector", field.regulators.tolist(), "core_effector")
@@ -188,11 +184,7 @@ def _write_coordinates(group: Any, job: Job) -> None:
             "weight",
             job.regulator_weights(),
             ("cluster", "core_effector", "regulator"),
-            {
-                "long_name": "weight of the edge",
-                "units": "expression/time",
-                "description": "W among regulators",
-            },
+            PARAMETER_ATTRS["weight"],
         )
     if spec.options.elements:
         write_names(group, "pair", [f"{i}:{j}" for i, j in spec.options.elements], "pair")

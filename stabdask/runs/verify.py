@@ -14,7 +14,7 @@ from stabdask.analysis.spectra import complete_values, match_spectra
 from stabdask.errors import InputError, MissingKeyError, StabdaskError
 from stabdask.files import open_group
 from stabdask.runs.annotations import damaged_annotations
-from stabdask.runs.job import RunSpec, cells_identity
+from stabdask.runs.job import RunSpec, cells_identity, label_degradation, label_weights
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.store import array_checksum, open_store_field, read_spec, region
 from stabdask.schema import Status
@@ -51,6 +51,8 @@ class VerifyReport:
         Why the oracle was not used, if it was not.
     damaged_annotations
         Labels, numbers and embeddings brought along that are not those of the run.
+    damaged_parameters
+        Of the copy of the ``field``, ``degradation`` and ``weight``, what is not that of the run.
     """
 
     store: str
@@ -64,11 +66,12 @@ class VerifyReport:
     wrong_cells: list[str] = field(default_factory=list)
     note: str = ""
     damaged_annotations: list[str] = field(default_factory=list)
+    damaged_parameters: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether nothing was found wrong (missing partitions are not wrong)."""
-        return not (self.damaged or self.damaged_annotations or self.wrong_cells)
+        return not (self.damaged or self.damaged_annotations or self.damaged_parameters or self.wrong_cells)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -84,6 +87,8 @@ class VerifyReport:
         lines += [f"             partition {number}: {name}" for number, name in self.damaged[:10]]
         if self.damaged_annotations:
             lines.append(f"             annotations: {', '.join(self.damaged_annotations[:10])}")
+        if self.damaged_parameters:
+            lines.append(f"             parameters: {', '.join(self.damaged_parameters)}")
         if self.note:
             lines.append(f"oracle       not used: {self.note}")
         else:
@@ -162,7 +167,30 @@ def verify(
         wrong_cells=[name for name, pair in errors.items() if not max(pair) <= limit],
         note=note,
         damaged_annotations=damaged_annotations(group, spec.cells.get("annotations", {})),
+        damaged_parameters=_damaged_parameters(path, spec, group),
     )
+
+
+def _damaged_parameters(path: str | Path, spec: RunSpec, group: Any) -> list[str]:
+    """Return what in a store is read as parameters of the field and is not those of its run."""
+    try:
+        model = open_store_field(path)
+    except Exception:  # as above
+        return ["field"]
+    if model.fingerprint != spec.field:
+        return ["field"]
+    expected = {"degradation": label_degradation}
+    if "sensitivity_sum" in spec.options.variables():
+        expected["weight"] = label_weights
+    damaged = []
+    for name, values in expected.items():
+        try:
+            same = np.array_equal(group[name][...], values(model, spec.models), equal_nan=True)
+        except Exception:  # as above
+            same = False
+        if not same:
+            damaged.append(name)
+    return damaged
 
 
 def reopen_cells(path: str | Path, atlas: Sequence[str | Path] | None = None) -> xr.Dataset:

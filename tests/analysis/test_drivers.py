@@ -11,7 +11,9 @@ import xarray as xr
 from random_atlas import random_atlas
 
 import stabdask as sd
+from stabdask.cli.main import main
 from stabdask.errors import MissingKeyError, UsageError
+from stabdask.report import write_report
 
 
 def toggle() -> xr.Dataset:
@@ -89,6 +91,21 @@ def test_clusters_without_cells_to_speak_of() -> None:
     assert table.attrs["n_cells"] == 0
     assert np.isnan(table.attrs["leading_fraction"])
     assert sd.driver_edges(ds, "B")["sensitivity"].isna().all()
+
+
+def test_a_field_without_regulators(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atlas = random_atlas(3, n_regulators=0)
+    store = tmp_path / "out.zarr"
+    run = {"workers": 0, "progress": False, "quantities": ["default", "drivers"]}
+    sd.run(atlas.cells(), atlas.field, store, **run)  # type: ignore[arg-type]
+    for ds in (sd.open_results(store), sd.stability(atlas.cells(), atlas.field, quantities=["drivers"])):
+        genes, edges = sd.driver_genes(ds, "A"), sd.driver_edges(ds, "A")
+        assert len(genes) == len(edges) == 0
+        assert genes.attrs["n_cells"] == edges.attrs["n_cells"] == 0
+    assert main(["drivers", str(store)]) == 0
+    assert "A: mode 0 of 0 cells" in capsys.readouterr().out
+    write_report(store, tmp_path / "report.html")
+    assert "No cell of this cluster" in (tmp_path / "report.html").read_text()
 
 
 def test_from_a_store(tmp_path: Path) -> None:

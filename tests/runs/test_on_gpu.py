@@ -246,6 +246,28 @@ def test_full_memory_halves_the_batch_and_is_counted(
     np.testing.assert_allclose(found["speed"], whole["speed"], rtol=1e-12)
 
 
+def test_what_is_done_again_for_want_of_memory_is_counted_once(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas = random_atlas(1)
+    asked: dict[str, Any] = {"quantities": ["participation", "sensitivity"]}
+    whole = solved(atlas, "cuda", **asked)
+    original, calls = HopfieldLinearization.solve, []
+
+    def full_at_the_second_batch(self: HopfieldLinearization, cells: Array, **options: Any) -> Any:
+        calls.append(len(cells))
+        if len(calls) == 2:
+            raise OutOfMemoryError("Out of memory")
+        return original(self, cells, **options)
+
+    monkeypatch.setattr(HopfieldLinearization, "solve", full_at_the_second_batch)
+    monkeypatch.setattr(block, "_BATCH_BYTES", 4 * 2**10)
+    with pytest.warns(StabdaskWarning, match=r"was halved 1 time\(s\)"):
+        found = solved(atlas, "cuda", **asked)
+    assert calls[0] < 12
+    assert_close(found, whole)
+
+
 def test_a_cell_too_large_for_the_gpu(gpu: FakeGpu) -> None:
     gpu.largest = 8
     with pytest.raises(MemoryBudgetError, match=r"1 cells with cores of order up to \d+ .* do not fit"):

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_atlas import RandomAtlas, planted, random_atlas
 
 import stabdask as sd
 from stabdask.errors import MissingKeyError, UsageError
+from stabdask.fields import hopfield_linear
 from stabdask.fields.hopfield import HopfieldCluster, HopfieldField
-from stabdask.kernels.eig import BACKENDS
+from stabdask.kernels.eig import BACKENDS, EigResult
+from stabdask.runs import modes
 from stabdask.runs import options as options_module
 from stabdask.runs.block import compute_block
+from stabdask.runs.means import merge_sums
+from stabdask.runs.modes import cell_status
 from stabdask.runs.options import make_options
 from stabdask.schema import MODE_QUANTITIES, QUANTITIES, SCALARS, VARIABLES, Status
 
@@ -134,6 +141,25 @@ def test_reactivity_of_many_genes() -> None:
         assert out["reactivity"][cell] == pytest.approx(np.linalg.eigvalsh((J + J.T) / 2)[-1], abs=1e-8)
 
 
+def test_reactivity_where_rates_crowd_at_the_top(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates over seven orders of magnitude: the iteration does not end, a dense solver does."""
+    n = 150
+    rng = np.random.default_rng(1)
+    W = np.zeros((n, n))
+    W[:, :3] = 1e-7 * rng.normal(size=(n, 3))
+    names = [f"gene{i}" for i in range(n)]
+    gamma = 10.0 ** rng.uniform(-6, 1, n)
+    field = sd.HopfieldField.from_arrays(names, W=W, gamma=gamma, threshold=1.0, exponent=2.0)
+    x = rng.gamma(2.0, size=(2, n))
+    options = make_options(field, quantities=["reactivity"], spectrum="none")
+    out = compute_block(x, np.zeros(2, int), field, options)
+    for found, J in zip(out["reactivity"], field.jacobian(x, "all"), strict=True):
+        assert found == pytest.approx(np.linalg.eigvalsh((J + J.T) / 2)[-1], abs=1e-12)
+    # Too many genes for that: not found, and so it says.
+    monkeypatch.setattr(hopfield_linear, "DENSE_GENES", n - 1)
+    assert np.isnan(compute_block(x, np.zeros(2, int), field, options)["reactivity"]).all()
+
+
 # --- modes -------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +264,26 @@ def test_top_edges_are_the_largest_of_the_network() -> None:
         np.testing.assert_allclose(dense[i, j], out["top_edge_sensitivity"][0, :n], atol=1e-14)
 
 
+def test_top_edges_take_the_memory_that_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modes, "EDGE_BYTES", 2**20)
+    rng = np.random.default_rng(0)
+    n_cells, n = 60, 150
+    vectors = rng.normal(size=(2, n_cells, n)) + 1j * rng.normal(size=(2, n_cells, n))
+    edges = np.indices((n, n)).reshape(2, -1)
+    kinds = {"effector": np.int32, "regulator": np.int32, "sensitivity": np.float64}
+    out: dict[str, Array] = {
+        f"top_edge_{name}": np.zeros((n_cells, 10), dtype=kind) for name, kind in kinds.items()
+    }
+    tracemalloc.start()
+    modes._write_top_edges((edges[0], edges[1]), np.arange(n_cells), *vectors, 1e-13, out)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3.5 * 2**20
+    every = (vectors[0, :, :, None] * vectors[1, :, None, :]).real.reshape(n_cells, -1)
+    expected = -np.sort(-np.abs(every), axis=1)[:, :10]
+    np.testing.assert_allclose(np.abs(out["top_edge_sensitivity"]), expected)
+
+
 def test_sums_are_of_the_cells_of_a_label() -> None:
     atlas = random_atlas(5, n_cells=12, broken=(2,), unlabelled=(5,))
     out = solved(atlas, quantities=["participation", "sensitivity"])
@@ -267,12 +313,40 @@ def test_a_defective_mode_is_in_no_mean() -> None:
     assert kept["status"][0] == Status.DEFECTIVE
 
 
+def test_a_defective_cell_without_finite_eigenvalues_is_inaccurate() -> None:
+    unit = np.ones((2, 1, 1), dtype=complex)
+    result = EigResult(
+        eigenvalues=np.array([[np.inf + 0j], [1.0 + 0j]]),
+        right=unit,
+        left=unit,
+        condition=None,
+        residual=np.full(2, np.nan),
+        trace_defect=np.full(2, np.nan),
+        status=np.full(2, Status.DEFECTIVE, dtype=np.uint8),
+        backend="lapack",
+    )
+    found = cell_status(result, np.ones(2, dtype=np.intp), keeps_vectors=False)
+    assert found.tolist() == [Status.INACCURATE, Status.OK]
+
+
 def test_a_defective_mode_leaves_the_leading_one_alone() -> None:
     J = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 3.0], [0.0, 0.0, -1.0]])
     field, x = planted(J, gamma=2.0)
     out = compute_block(x, np.zeros(1, int), field, make_options(field, quantities=["drivers"]))
     assert out["driver_cells"][0, 0].tolist() == [1, 0, 0]
     np.testing.assert_allclose(out["participation_sum"][0, 0, 0], [1, 0, 0], atol=1e-12)
+
+
+def test_a_mode_that_collapses_onto_a_target_leaves_the_others_alone() -> None:
+    """A source regulator has the eigenvalue -gamma of its target: a Jordan block. The leading mode has none."""
+    J = np.array([[2.0, 0.0, 0.0], [0.0, -1.0, 0.0], [1.0, 3.0, -1.0]])
+    field, x = planted(J)
+    out = compute_block(
+        x, np.zeros(1, int), field, make_options(field, quantities=["eigenvalue_condition"], modes=2)
+    )
+    _, right, left = dense_modes(J[[0, 2]][:, [0, 2]])
+    expected = np.linalg.norm(right[:, 0]) * np.linalg.norm(left[0])
+    np.testing.assert_allclose(out["eigenvalue_condition"], [[expected, np.inf]])
 
 
 def test_vectors_are_computed_for_quantities_but_not_kept() -> None:
@@ -290,6 +364,8 @@ def test_what_cannot_be_had_is_refused() -> None:
     field = random_atlas(0, n_genes=30, n_regulators=25).field
     with pytest.raises(UsageError, match="'sensitivity' needs a spectrum"):
         make_options(field, spectrum="none", quantities=["sensitivity"])
+    with pytest.raises(UsageError, match="'drivers' needs a spectrum"):
+        make_options(field, spectrum="none", quantities=["default", "drivers"])
     with pytest.raises(UsageError, match="'henrici' needs all eigenvalues"):
         make_options(field, spectrum="leading", backend="krylov", quantities=["henrici"])
     with pytest.raises(MissingKeyError, match="did you mean 'sensitivity'"):
@@ -338,7 +414,29 @@ def test_means_of_a_store_are_those_of_its_cells(tmp_path: Path, partition_cells
     for name in ("participation_mean", "participation_std", "sensitivity_mean", "sensitivity_std", "weight"):
         np.testing.assert_allclose(ds[name], lazy[name], atol=1e-7, err_msg=name)
         assert ds[name].attrs.keys() >= {"long_name", "units"}
+    for name in ds.data_vars:
+        if name != "cluster_code":
+            assert ds[name].attrs == lazy[name].attrs, name
     assert ds["core_effector"].values.tolist() == ds["regulator"].values.tolist()
+
+
+def test_parameters_that_were_changed_in_a_store_are_found(tmp_path: Path) -> None:
+    atlas = random_atlas(6)
+    store = tmp_path / "out.zarr"
+    sd.run(atlas.cells(), atlas.field, store, workers=0, progress=False, quantities=["drivers"])
+    group = zarr.open_group(str(store), mode="r+")
+    assert sd.verify(store, n_cells=0).ok
+    for name in ("weight", "degradation"):
+        before = group[name][...]
+        group[name][...] = before + 1e-9
+        report = sd.verify(store, n_cells=0)
+        assert (report.ok, report.damaged_parameters) == (False, [name])
+        assert f"parameters: {name}" in str(report)
+        group[name][...] = before
+    assert sd.verify(store, n_cells=0).ok
+    field = zarr.open_group(str(store / "field"), mode="r+")
+    field["gamma"][...] = field["gamma"][...] + 1e-9
+    assert sd.verify(store).damaged_parameters == ["field"]
 
 
 def test_labels_that_share_parameters_have_means_of_their_own(tmp_path: Path) -> None:
@@ -368,6 +466,22 @@ def test_partitions_that_are_missing_add_nothing(tmp_path: Path) -> None:
     whole = sd.open_results(store)
     assert int(whole["driver_cells"].isel(vector_mode=0).sum()) > 10
     assert whole["sensitivity_mean"].notnull().all()
+
+
+def test_a_sum_that_is_not_finite_shows_in_the_mean() -> None:
+    atlas = random_atlas(6, n_cells=12, clusters=("A",))
+    out = solved(atlas, quantities=["drivers"])
+    missing = {name: VARIABLES[name].empty(values.shape) for name, values in out.items()}
+    out["sensitivity_sum"][0, 0, 0, 0] = np.nan
+    names = [name for name in out if VARIABLES[name].per_partition]
+    ds = merge_sums(
+        xr.Dataset(
+            {name: (VARIABLES[name].dims, np.concatenate([out[name], missing[name]])) for name in names}
+        )
+    )
+    assert np.isnan(ds["sensitivity_mean"].values[0, 0, 0])
+    assert np.isfinite(ds["sensitivity_mean"].values.ravel()[1:]).all()
+    assert np.isfinite(ds["participation_mean"].values).all()
 
 
 # --- other ways to the same modes --------------------------------------------------------------------------
