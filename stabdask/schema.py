@@ -154,9 +154,12 @@ def counts_text(counts: Mapping[int, int]) -> str:
     Examples
     --------
     >>> counts_text({0: 1200, 3: 2})
-    '1,200 ok, 2 non finite input'
+    '1,200 ok, 2 without finite input or label'
     """
-    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in named_counts(counts).items())
+    words = {Status.NON_FINITE_INPUT.name.lower(): "without finite input or label"}
+    return ", ".join(
+        f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in named_counts(counts).items()
+    )
 
 
 _PER_TIME = "1/time"

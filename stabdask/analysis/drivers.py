@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stabdask.analysis.spectra import cell_clusters
-from stabdask.errors import MissingKeyError, UsageError, near_misses
+from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,6 +191,12 @@ def _cluster_number(ds: xr.Dataset, cluster: str, needed: str) -> int:
     if needed not in ds:
         raise MissingKeyError(
             f"the results hold no {needed!r}; run with quantities=['default', 'drivers'] (--quantities default,drivers)"
+        )
+    n_cells = ds.attrs.get("run", {}).get("n_cells")
+    if "cell" in ds.dims and n_cells is not None and ds.sizes["cell"] != n_cells:
+        raise InputError(
+            f"cells of the results were selected ({ds.sizes['cell']:,} of {n_cells:,}), and drivers are means over all "
+            "cells of a cluster; pass the whole Dataset, or run on the cells selected"
         )
     labels = [str(label) for label in cell_clusters(ds)[1]]
     if str(cluster) not in labels:

@@ -124,6 +124,10 @@ def select_results(
     InputError
         If two elements would have one name.
     """
+    if "cell" not in ds.dims:
+        raise InputError(
+            "one cell of the results was selected and lost its dimension; use e.g. isel(cell=[5])"
+        )
     known = [name for name in SCALARS if name in ds]
     for name in quantities or ():
         if name not in known:

@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
     from stabdask.clusters import start_early
 
     if options.dry_run:
-        return _plan(options)
+        return _dry_run(options)
     if not 0 <= options.allow_failed <= 1:
         raise UsageError(f"--allow-failed {options.allow_failed}; expected a fraction from 0 to 1")
     if options.is_program and options.workers != 0 and not options.gpu:
@@ -85,6 +85,20 @@ def _run(options: argparse.Namespace) -> int:
     )
     print_json(report.to_dict()) if options.json else print(report)
     return report_exit_code(report, options.allow_failed)
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    """Print the plan, and on stderr what the store has of it already."""
+    from stabdask.runs.runner import finished_partitions
+
+    cells, field = job_inputs(options)
+    there = finished_partitions(
+        cells, field, options.store, workers=options.workers, gpu=options.gpu, **job_options(options, field)
+    )
+    _plan(options)
+    state = "would be made" if there is None else f"has {there:,} of these partitions already"
+    print(f"store        {options.store} {state}", file=sys.stderr)
+    return 0
 
 
 def report_exit_code(report: Any, allowed: float) -> int:

@@ -115,7 +115,10 @@ def load(
     for name in ("cell", "cluster_code", "cluster", "cell_cluster"):
         if name in ds.variables and name not in lazy.variables:
             lazy = lazy.assign_coords({name: ds[name]})
-    return lazy.compute()
+    loaded = lazy.compute()
+    if {"cluster", "cluster_code"} <= set(loaded.variables):
+        cell_clusters(loaded)  # refuses results of which clusters, not cells, were selected
+    return loaded
 
 
 def is_number(ds: xr.Dataset, name: str) -> bool:

@@ -110,7 +110,7 @@ class RunSpec:
         """Return sentences on what differs from `other`, for the message that refuses to mix two runs."""
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         return [
-            f"{key} is {_short(mine.get(key))} there and {_short(theirs.get(key))} here"
+            _difference(key, mine.get(key), theirs.get(key))
             for key in sorted(mine.keys() | theirs.keys())
             if mine.get(key) != theirs.get(key)
             and not (key.startswith("cells.sources[") and key.endswith(".path"))
@@ -371,6 +371,16 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return out
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    """Return what differs in one value; of long lists only what the other lacks."""
+    if isinstance(there, list) and isinstance(here, list):
+        extra, lacking = ([item for item in a if item not in b] for a, b in ((here, there), (there, here)))
+        parts = [f"{what} {_short(items)}" for what, items in (("has", extra), ("lacks", lacking)) if items]
+        if parts:
+            return f"{key} here {' and '.join(parts)}"
+    return f"{key} is {_short(there)} there and {_short(here)} here"
 
 
 def _short(value: Any) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from stabdask.fields.base import Field
 
-__all__ = ["RunReport", "run", "run_job"]
+__all__ = ["RunReport", "finished_partitions", "run", "run_job"]
 
 
 @dataclass(frozen=True)
@@ -276,6 +276,37 @@ def run_job(
     return _report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin)
 
 
+def finished_partitions(
+    cells: xr.Dataset,
+    field: Field,
+    store: str | Path,
+    *,
+    workers: int | None = None,
+    gpu: bool = False,
+    missing_cluster: str = "error",
+    partition_cells: int | None = None,
+    **options: Any,
+) -> int | None:
+    """Return how many partitions of a run are in a store already, None if there is no store; see `run`.
+
+    Raises
+    ------
+    StoreMismatchError
+        If the store belongs to another run.
+    OutputError
+        If there is none, and it could not be made there.
+    """
+    path = Path(store)
+    _, options = gpu_request(options, gpu=gpu, workers=workers)
+    options = _with_recorded_backend(options, path)
+    job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
+    if not path.exists():
+        writable(path.parent)
+        return None
+    _match(path, job)
+    return len(read_receipts(path, job.spec.fingerprint))
+
+
 def _with_recorded_backend(options: dict[str, Any], path: Path) -> dict[str, Any]:
     """Let a run that is resumed use the backend it began with, whatever this machine would choose today."""
     if options.get("backend", "auto") != "auto" or not path.exists():
@@ -301,6 +332,11 @@ def _make_or_match(path: Path, job: Job) -> None:
     if not path.exists():
         writable(path.parent)
         create_store(path, job)
+    _match(path, job)
+
+
+def _match(path: Path, job: Job) -> None:
+    """Refuse a store that belongs to another run."""
     there = read_spec(path)
     if there.fingerprint != job.spec.fingerprint:
         shown = there.differences(job.spec)

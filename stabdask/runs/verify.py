@@ -51,6 +51,10 @@ class VerifyReport:
         Why the oracle was not used, if it was not.
     damaged_annotations
         Labels, numbers and embeddings brought along that are not those of the run.
+    compared
+        What was compared beside elements: ``"eigenvalues"``, or what the store has in their place.
+    n_elements
+        Elements of each cell that were compared.
     damaged_parameters
         Of the copy of the ``field``, ``degradation`` and ``weight``, what is not that of the run.
     """
@@ -67,6 +71,8 @@ class VerifyReport:
     note: str = ""
     damaged_annotations: list[str] = field(default_factory=list)
     damaged_parameters: list[str] = field(default_factory=list)
+    compared: str = "eigenvalues"
+    n_elements: int = 0
 
     @property
     def ok(self) -> bool:
@@ -92,10 +98,10 @@ class VerifyReport:
         if self.note:
             lines.append(f"oracle       not used: {self.note}")
         else:
+            elements = f", elements within {self.worst_element_error:.1e}" if self.n_elements else ""
             lines.append(
-                f"oracle       {self.n_cells_checked} cells against dense Jacobians: eigenvalues within "
-                f"{self.worst_eigenvalue_error:.1e}, elements within {self.worst_element_error:.1e} of |J| "
-                f"(limit {self.limit:.0e})"
+                f"oracle       {self.n_cells_checked} cells against dense Jacobians: {self.compared} within "
+                f"{self.worst_eigenvalue_error:.1e}{elements} of |J| (limit {self.limit:.0e})"
             )
         if self.wrong_cells:
             lines.append(f"             wrong: {', '.join(self.wrong_cells[:10])}")
@@ -168,7 +174,16 @@ def verify(
         note=note,
         damaged_annotations=damaged_annotations(group, spec.cells.get("annotations", {})),
         damaged_parameters=_damaged_parameters(path, spec, group),
+        compared=_compared(spec),
+        n_elements=len(spec.options.elements),
     )
+
+
+def _compared(spec: RunSpec) -> str:
+    if spec.options.spectrum == "full":
+        return "eigenvalues"
+    scalars = [name for name in ("spectral_abscissa", "trace") if name in spec.options.variables()]
+    return scalars[0].replace("_", " ") if scalars else "nothing"
 
 
 def _damaged_parameters(path: str | Path, spec: RunSpec, group: Any) -> list[str]:

@@ -250,7 +250,7 @@ def test_failed_cells_are_counted(small, capsys) -> None:
     change(small, spoil)
     assert main(run(small)) == 4
     out, err = capsys.readouterr()
-    assert "227 ok, 3 non finite input" in out
+    assert "227 ok, 3 without finite input or label" in out
     assert "3 of 230 cells have a failed status" in err
     assert main(run(small, "--allow-failed", "0.02")) == 0
     ds = sd.open_results(small.atlas.parent / "out.zarr")

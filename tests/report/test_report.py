@@ -102,7 +102,7 @@ def test_a_page_of_everything(store: Path, tmp_path: Path) -> None:
         sd.__version__,
         "Neubert",
         "Caswell",
-        "non finite input",
+        "without finite input or label",
         "speed",
     ):
         assert needed in page.text
@@ -144,7 +144,7 @@ def test_one_cell_that_failed(tmp_path: Path) -> None:
     run: dict[str, Any] = {"workers": 0, "progress": False, "quantities": ["default", "drivers"]}
     sd.run(atlas.cells(), atlas.field, tmp_path / "out.zarr", **run)
     page = Page(sd.write_report(tmp_path / "out.zarr", tmp_path / "r.html").read_text())
-    assert "1 non finite input" in page.text
+    assert "1 without finite input or label" in page.text
     assert "not known" in page.texts
     assert "No cell of this cluster has a leading mode that is not defective." in page.texts
 
