@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,16 @@ def local_client(*, n_workers: int, memory_limit: int | None, dashboard: bool = 
     with dask.config.set(_SETTINGS | (_EARLY if _started_early else {})):
         cluster = LocalCluster(n_workers=n_workers, processes=True, **_on_loopback(memory_limit, dashboard))
         with cluster, Client(cluster) as client:
+            client.run(_leave_interrupts_to_the_client)
             yield client
+
+
+async def _leave_interrupts_to_the_client() -> None:
+    """Let Ctrl-C in a terminal, which reaches every process, be the client's, which ends workers in order.
+
+    A coroutine, because those are run by the main thread of a worker, where alone signals can be handled.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
@@ -157,6 +167,7 @@ def gpu_client(
         cluster = _cuda_cluster(n_workers, {**pool, **_on_loopback(memory_limit, dashboard)})
         with cluster, Client(cluster) as client:
             _wait_for_workers(client, n_workers)
+            client.run(_leave_interrupts_to_the_client)
             if say is not None:
                 say(f"GPUs         {_names(gpus)}; one worker each; memory from {said}")
             yield client

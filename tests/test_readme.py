@@ -58,7 +58,8 @@ def test_python_block(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "early" in done.stdout
-    assert sd.status(folder / "out.zarr").complete
+    assert "sensitivity" in done.stdout
+    assert sd.status(folder / "stability.zarr").complete
 
 
 def test_shell_block(folder: Path) -> None:

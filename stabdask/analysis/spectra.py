@@ -86,6 +86,7 @@ def check_full(ds: xr.Dataset) -> None:
     for name in ("active", "degradation", "gene", "regulator"):
         if name not in ds.variables:
             raise _incomplete(name)
+    cell_clusters(ds)
     run = ds.attrs.get("run", {})
     for dim, known in (("mode", run.get("n_modes")), ("gene", run.get("n_genes"))):
         if known is not None and ds.sizes.get(dim) != known:

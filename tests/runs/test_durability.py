@@ -261,6 +261,28 @@ def test_sigterm_exits_130_and_resumes(small, tmp_path: Path, in_background: boo
     assert sd.status(store).complete
 
 
+def test_ctrl_c_in_a_terminal_reaches_all_and_only_the_client_speaks(small, tmp_path: Path) -> None:
+    store = tmp_path / "o.zarr"
+    process = subprocess.Popen(
+        command(small, store, "--workers", "1"),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (store.exists() and sd.status(store).n_partitions_done):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    if process.returncode not in (0, -signal.SIGINT):  # it may just have finished
+        assert process.returncode == 130, errors
+        assert "the same command resumes" in errors
+        assert "Traceback" not in errors
+    subprocess.run(command(small, store, "--workers", "0"), check=True, capture_output=True)
+    assert sd.status(store).complete
+
+
 def test_leftovers_are_swept(small, undisturbed: Path, tmp_path: Path) -> None:
     store = tmp_path / "o.zarr"
     run_small(small, store, partitions=[0, 1])
