@@ -336,6 +336,8 @@ def _bars(
     colors: Sequence[str],
 ) -> None:
     """Draw horizontal bars with error bars, the first on top."""
+    from matplotlib.ticker import MaxNLocator
+
     places = np.arange(len(names))
     ax.barh(places, values, color=colors, height=0.72, zorder=2)
     ax.errorbar(
@@ -352,6 +354,7 @@ def _bars(
     plain(ax.get_yticklabels())
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(5))  # long numbers would run together
     ax.axvline(0.0, color="black", linewidth=0.8, zorder=1)
     ax.spines[["top", "right", "left"]].set_visible(False)
 
