@@ -120,7 +120,7 @@ def group_cells(ds: xr.Dataset, by: str | Sequence[str]) -> Groups:
     """
     names = label_names(by)
     require_labels(ds, names)
-    if {"cluster", "cluster_code"} <= set(ds.variables):
+    if "cluster" not in names and {"cluster", "cluster_code"} <= set(ds.variables):
         cell_clusters(ds)  # refuses results of which clusters, not cells, were selected
     codes = np.zeros(ds.sizes.get("cell", 0), dtype=np.intp)
     labels: list[npt.NDArray[Any]] = []

@@ -12,7 +12,14 @@ from stabdask.errors import InputError, MissingKeyError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["blockwise_spectrum", "cell_clusters", "complete_spectrum", "complete_values", "match_spectra"]
+__all__ = [
+    "blockwise_spectrum",
+    "cell_clusters",
+    "complete_spectrum",
+    "complete_values",
+    "in_canonical_order",
+    "match_spectra",
+]
 
 
 def complete_spectrum(ds: xr.Dataset) -> xr.DataArray:
@@ -160,8 +167,13 @@ def complete_values(
 
 
 def _sorted_values(*blocks: npt.NDArray[Any], **tables: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return in_canonical_order(complete_values(*blocks, **tables))
+
+
+def in_canonical_order(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return complex values of each cell, ``(cell, n)``, in canonical order, NaN last."""
     # NumPy sorts complex numbers by real part, then imaginary part, ascending, NaN last: negated, canonical.
-    return -np.sort(-complete_values(*blocks, **tables), axis=1)
+    return -np.sort(-values, axis=1)
 
 
 def match_spectra(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:

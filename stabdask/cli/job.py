@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stabdask.cli.common import add_job_arguments, add_json, job_inputs, job_options, print_json
 from stabdask.errors import UsageError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from stabdask.fields.base import Field
 
 __all__ = ["EXIT_CELLS_FAILED", "add_commands", "report_exit_code"]
 
@@ -45,9 +50,13 @@ def add_commands(commands: Any) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    _show_plan(options, *job_inputs(options))
+    return 0
+
+
+def _show_plan(options: argparse.Namespace, cells: xr.Dataset, field: Field) -> None:
     from stabdask.runs.plan import plan
 
-    cells, field = job_inputs(options)
     result = plan(
         cells,
         field,
@@ -57,7 +66,6 @@ def _plan(options: argparse.Namespace) -> int:
         **job_options(options, field),
     )
     print_json(result.to_dict()) if options.json else print(result)
-    return 0
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -95,7 +103,7 @@ def _dry_run(options: argparse.Namespace) -> int:
     there = finished_partitions(
         cells, field, options.store, workers=options.workers, gpu=options.gpu, **job_options(options, field)
     )
-    _plan(options)
+    _show_plan(options, cells, field)
     state = "would be made" if there is None else f"has {there:,} of these partitions already"
     print(f"store        {options.store} {state}", file=sys.stderr)
     return 0

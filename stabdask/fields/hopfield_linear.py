@@ -18,13 +18,11 @@ from stabdask.kernels.scaled import active_members, eig_scaled, gather_cores
 if TYPE_CHECKING:
     from stabdask.kernels.krylov_operator import BatchedOperator
 
-__all__ = ["DENSE_GENES", "HopfieldLinearization"]
+__all__ = ["HopfieldLinearization"]
 
 _CANCELLATION = 1e-8
 """Below this ratio of the difference to its terms, the rotational norm is recomputed without cancellation."""
 _SPEED_CELLS = 64
-DENSE_GENES = 2_048
-"""Up to as many genes, a reactivity that an iteration does not find is taken from the dense matrix."""
 
 
 class HopfieldLinearization(Linearization):
@@ -267,7 +265,7 @@ class HopfieldLinearization(Linearization):
         Iteration does not end where rates span many orders of magnitude and crowd at the top: such cells are solved
         densely, or are NaN where that takes too much memory.
         """
-        from stabdask.kernels.lanczos import largest_eigenvalues, matrices_at_once
+        from stabdask.kernels.lanczos import DENSE_ORDER, largest_eigenvalues, matrices_at_once
 
         model, n = self._model, len(self._model.gamma)
         bound = np.sqrt(self._driven_squares) + np.abs(model.gamma).max(initial=0.0)
@@ -282,7 +280,7 @@ class HopfieldLinearization(Linearization):
                 scale=bound[cells],
                 xp=self._xp,
             )
-        if n <= DENSE_GENES:
+        if n <= DENSE_ORDER:
             for cell in np.flatnonzero(np.isnan(values) & np.isfinite(bound)):
                 values[cell] = self._dense_reactivity(int(cell))
         return values

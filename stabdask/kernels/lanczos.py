@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from stabdask.kernels.arrays import XArray, to_host
 
-__all__ = ["BASIS_BYTES", "largest_eigenvalues", "matrices_at_once"]
+__all__ = ["BASIS_BYTES", "DENSE_ORDER", "largest_eigenvalues", "matrices_at_once"]
 
 BASIS_BYTES = 8 * 2**20
 """Bases of the matrices that are best iterated on together: what stays in a cache."""
+DENSE_ORDER = 2_048
+"""Up to this order, a matrix whose largest eigenvalue is not found is worth a dense solver."""
 _BASIS = 32
 _FIRST, _STEPS = 8, 4
 """Steps before the first look at what has converged, and between looks."""

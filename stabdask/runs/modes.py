@@ -87,9 +87,11 @@ def write_modes(linear: Linearization, modes: CoreModes, out: Arrays) -> None:
     if "left_vector" in out:
         lifted = linear.lift_left(modes.batch.cells, modes.left)
         _write_vectors(out["left_vector"], modes, lifted)
+    if lifted_size is None and "driver_cells" not in out:
+        return
     left, right = to_host(modes.left), to_host(modes.right)
     overlap = np.einsum("cmk,cmk->cm", left.conj(), right).astype(np.complex128)
-    if "eigenvalue_condition" in out and lifted_size is not None:
+    if lifted_size is not None:
         size = np.sqrt((np.abs(left) ** 2).sum(axis=2, dtype=np.float64))
         with np.errstate(divide="ignore", invalid="ignore"):
             condition = lifted_size * size / np.abs(overlap)
@@ -115,7 +117,7 @@ def write_modes(linear: Linearization, modes: CoreModes, out: Arrays) -> None:
 
 
 def _write_right(linear: Linearization, modes: CoreModes, out: Arrays) -> npt.NDArray[np.float64] | None:
-    """Write right eigenvectors; return the norms of what cores' unit vectors become over all genes."""
+    """Write right eigenvectors; for condition numbers, return the norms of what cores' unit vectors become."""
     if "right_vector" not in out and "eigenvalue_condition" not in out:
         return None
     xp = array_module(modes.values)
@@ -127,6 +129,8 @@ def _write_right(linear: Linearization, modes: CoreModes, out: Arrays) -> npt.ND
         _write_vectors(out["right_vector"], modes, lifted)
         status, rows = out["status"], modes.batch.rows
         status[rows[degenerate.any(axis=1) & (status[rows] == Status.OK)]] = Status.DEFECTIVE
+    if "eigenvalue_condition" not in out:
+        return None
     size = to_host(xp.sqrt((xp.abs(lifted) ** 2).sum(axis=2))).astype(np.float64)
     # What has no part in the core is orthogonal to every left vector.
     return np.where(degenerate, np.inf, size)

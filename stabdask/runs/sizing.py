@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stabdask.fields.base import Field
-from stabdask.fields.hopfield_linear import DENSE_GENES
 from stabdask.kernels.lanczos import BASIS_BYTES as REACTIVITY_BYTES
+from stabdask.kernels.lanczos import DENSE_ORDER
 from stabdask.runs.block import batch_cells, output_shapes
 from stabdask.runs.modes import EDGE_BYTES
 from stabdask.runs.options import Options
@@ -121,7 +121,7 @@ def task_bytes(
     vectors = 0 if options.solved_vectors == "none" else 5 * lifted
     if "reactivity" in options.quantities:
         # Bases of an iteration, or one dense matrix that it does not find the eigenvalue of, and copies.
-        dense = 4 * 8 * field.n_genes**2 if field.n_genes <= DENSE_GENES else 0
+        dense = 4 * 8 * field.n_genes**2 if field.n_genes <= DENSE_ORDER else 0
         vectors = max(vectors, 3 * REACTIVITY_BYTES, dense)
     if "sensitivity" in options.quantities:
         vectors += 3 * max(EDGE_BYTES, 8 * len(field.regulator_index) ** 2)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.analysis.spectra import complete_values
+from stabdask.analysis.spectra import complete_values, in_canonical_order
 from stabdask.compat.schopfield.cells import (
     FittedCells,
     backend_for,
@@ -188,8 +188,7 @@ def _solve(
         degradation=np.stack([p.gamma for p in field.parameters]),
         regulator_index=field.regulator_index,
     ).astype(np.complex64)
-    # NumPy sorts complex numbers by real part, then imaginary part, ascending, NaN last: negated, canonical.
-    values[rows] = -np.sort(-by_gene, axis=1)
+    values[rows] = in_canonical_order(by_gene)
     done = np.asarray(~np.isnan(by_gene.real).any(axis=1))
     if vectors is not None:
         order = canonical_order(by_gene)
