@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from anndata import AnnData
 
-__all__ = ["block_rows", "cell_names", "cluster_codes", "open_cells"]
+__all__ = ["block_rows", "cell_names", "cell_state", "cluster_codes", "open_cells"]
 
 _BLOCK_BYTES = 8 * 2**20
 _MOST_ROWS = 2048
@@ -145,6 +145,22 @@ def open_cells(
         },
     )
     return attach_annotations(cells, brought)
+
+
+def cell_state(cells: xr.Dataset) -> xr.DataArray:
+    """Return what fields are evaluated at: ``expression (cell, gene)``, or ``state (cell, axis)`` of an embedding.
+
+    Raises
+    ------
+    MissingKeyError
+        If the cells have neither.
+    """
+    for name in ("expression", "state"):
+        if name in getattr(cells, "variables", {}):
+            return cells[name]
+    raise MissingKeyError(
+        "the cells have neither 'expression' nor 'state'; expected a Dataset from open_cells"
+    )
 
 
 def cell_names(cells: xr.Dataset) -> npt.NDArray[Any]:
