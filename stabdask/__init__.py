@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stabdask.fields.base import Field
     from stabdask.fields.hopfield import HopfieldField
     from stabdask.fields.reading import read_field
+    from stabdask.fields.rkhs import RKHSField
     from stabdask.report.document import write_report
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
@@ -37,6 +38,7 @@ _HOMES = {
     "Field": "stabdask.fields.base",
     "HopfieldField": "stabdask.fields.hopfield",
     "Plan": "stabdask.runs.plan",
+    "RKHSField": "stabdask.fields.rkhs",
     "RunReport": "stabdask.runs.runner",
     "SimulatedAtlas": "stabdask.atlas.simulate",
     "StoreStatus": "stabdask.runs.status",
@@ -65,6 +67,7 @@ __all__ = [
     "Field",
     "HopfieldField",
     "Plan",
+    "RKHSField",
     "RunReport",
     "SimulatedAtlas",
     "StoreStatus",

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import InputError, MissingKeyError
-from stabdask.fields.base import Array, Field
+from stabdask.fields.base import Array, Field, Index
 from stabdask.fields.hill import HillParameters
 from stabdask.fields.hopfield_cluster import HopfieldCluster
 from stabdask.kernels.arrays import array_module
@@ -156,9 +156,11 @@ class HopfieldField(Field):
     @classmethod
     def open(cls, path: str | Path) -> HopfieldField:
         """Open a field written by `save`."""
-        from stabdask.fields.storage import open_hopfield
+        from stabdask.fields.storage import open_field
 
-        return open_hopfield(path)
+        field = open_field(path, kind=cls.kind)
+        assert isinstance(field, cls)
+        return field
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the field as a Zarr group; see `stabdask.fields.storage`.
@@ -168,9 +170,9 @@ class HopfieldField(Field):
         StoreMismatchError
             If `path` exists and `overwrite` is false.
         """
-        from stabdask.fields.storage import save_hopfield
+        from stabdask.fields.storage import save_field
 
-        return save_hopfield(self, path, overwrite=overwrite)
+        return save_field(self, path, overwrite=overwrite)
 
     def to_anndata(self, adata: AnnData) -> None:
         """Write the parameters into `adata` under scHopfield's keys; see `stabdask.fields.schopfield`."""
@@ -240,7 +242,9 @@ class HopfieldField(Field):
         """Return -gamma, ``(gene,)``: a gene outside the core only decays."""
         return -self.parameters[cluster].gamma
 
-    def linearize(self, x: npt.NDArray[Any], cluster: int) -> HopfieldLinearization:
+    def linearize(
+        self, x: npt.NDArray[Any], cluster: int, *, dtype: str = "float64"
+    ) -> HopfieldLinearization:
         """Return the linearization at `x`; see `Field.linearize`."""
         from stabdask.fields.hopfield_linear import HopfieldLinearization
 
@@ -333,6 +337,10 @@ class HopfieldField(Field):
         diagonal = np.arange(self.n_genes)
         out[:, diagonal, diagonal] -= p.gamma
         return out
+
+    def jacobian_elements(self, x: npt.ArrayLike, cluster: str, effectors: Index, regulators: Index) -> Array:
+        """Return elements of dense Jacobians, ``(cell, pair)``, 1/time; see `jacobian`."""
+        return self.jacobian(x, cluster)[:, effectors, regulators]
 
     def _checked(self, x: npt.ArrayLike, cluster: str) -> tuple[Array, int]:
         x = np.asarray(x, dtype=np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from stabdask.fields.base import Array, Index, Linearization
 from stabdask.fields.hopfield_model import ClusterModel
+from stabdask.fields.hopfield_response import block_response
 from stabdask.kernels.arrays import XArray, array_module, to_host
 from stabdask.kernels.eig import EigResult, Vectors
 from stabdask.kernels.scaled import active_members, eig_scaled, gather_cores
@@ -98,15 +98,7 @@ class HopfieldLinearization(Linearization):
             vectors=vectors,
             dtype=dtype,
         )
-        status = to_host(found.status)
-        cuda.refuse_gaps(status)
-        return replace(
-            found,
-            condition=None if found.condition is None else to_host(found.condition),
-            residual=to_host(found.residual),
-            trace_defect=to_host(found.trace_defect),
-            status=status,
-        )
+        return cuda.numbers_to_host(found)
 
     def operator(self, cells: Index) -> BatchedOperator:
         """Return products ``W (phi' o v) - gamma o v`` on the active regulators; see `Linearization.operator`.
@@ -358,18 +350,41 @@ class HopfieldLinearization(Linearization):
         velocity += here.bias[:, None]
         return velocity
 
+    def velocity(self) -> Array:
+        """Return W phi - gamma x + I, ``(cell, gene)``."""
+        return to_host(self._velocity(slice(None)).T)
+
+    def acceleration(self) -> Array:
+        """Return W (phi' o v) - gamma o v, ``(cell, gene)``."""
+        here, xp = self._here, self._xp
+        velocity = self._velocity(slice(None))
+        push = xp.ascontiguousarray(self._slope.T * velocity[here.regulators])
+        return to_host((here.drive @ push - here.gamma[:, None] * velocity).T)
+
+    def block(self, cells: Index, effectors: Index, regulators: Index) -> Array:
+        """Return W_ij phi'_j - [i = j] gamma_i for all pairs; see `Linearization.block`."""
+        rows, columns = (grid.ravel() for grid in np.meshgrid(effectors, regulators, indexing="ij"))
+        found = self._elements(self._host_slope[cells], rows, columns)
+        return found.reshape(len(cells), len(effectors), len(regulators))
+
+    def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
+        """Return -J^-1, by solving the core of all regulators and what it drives; see `Linearization.response`."""
+        return block_response(self._model, self._host_slope[cells], effectors, regulators)
+
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return W_ij phi'_j - [i = j] gamma_i."""
+        return self._elements(self._host_slope, effectors, regulators)
+
+    def _elements(self, slope: Array, effectors: Index, regulators: Index) -> Array:
         model = self._model
         position = np.searchsorted(model.regulators, regulators)
         known = position < len(model.regulators)
         position = np.where(known, position, 0)
         if len(model.regulators):
             known &= model.regulators[position] == regulators
-        out = np.zeros((len(self._x), len(effectors)))
+        out = np.zeros((len(slope), len(effectors)))
         columns = position[known]
-        slope = to_host(self._slope[:, self._rows(columns)])
-        out[:, known] = model.weights[effectors[known], columns].astype(np.float64) * slope
+        out[:, known] = model.weights[effectors[known], columns].astype(np.float64) * slope[:, columns]
         same = effectors == regulators
         out[:, same] -= model.gamma[effectors[same]]
         # A weight times no slope is a plain zero, whatever the sign of the weight.

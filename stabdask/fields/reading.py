@@ -7,9 +7,8 @@ from typing import Any
 
 from stabdask.errors import InputError
 from stabdask.fields.base import Field
-from stabdask.fields.hopfield import HopfieldField
 from stabdask.fields.schopfield import read_schopfield
-from stabdask.fields.storage import field_kind, open_hopfield
+from stabdask.fields.storage import field_kind, open_field
 from stabdask.files import existing_path
 
 __all__ = ["read_field"]
@@ -38,12 +37,8 @@ def read_field(path: str | Path, **options: Any) -> Field:
         If what is there holds no field.
     """
     path = existing_path(path, "field")
-    if path.is_dir():
-        kind = field_kind(path)
-        if kind == HopfieldField.kind:
-            if options:
-                raise InputError(f"a saved field takes no options, found {', '.join(sorted(options))}")
-            return open_hopfield(path)
-        if kind is not None:
-            raise InputError(f"{path} holds a field of kind {kind!r}, which this version cannot read")
+    if path.is_dir() and field_kind(path) is not None:
+        if options:
+            raise InputError(f"a saved field takes no options, found {', '.join(sorted(options))}")
+        return open_field(path)
     return read_schopfield(path, **options)
