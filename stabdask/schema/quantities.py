@@ -5,12 +5,16 @@ from __future__ import annotations
 from stabdask.schema.registry import VARIABLES
 
 __all__ = [
+    "AXIS_SENSITIVITY_MEANS",
+    "BLOCK_QUANTITIES",
     "CLOSED_FORM_QUANTITIES",
     "DEFAULT_QUANTITIES",
     "MODE_QUANTITIES",
     "QUANTITIES",
     "SCALARS",
     "SPECTRAL_QUANTITIES",
+    "SWITCH_MEANS",
+    "VECTOR_QUANTITIES",
 ]
 
 SCALARS: tuple[str, ...] = tuple(
@@ -48,5 +52,21 @@ MODE_QUANTITIES: dict[str, tuple[str, ...]] = {
 }
 """What may be asked for beside scalars, and the variables each is made of. All need right and left vectors of cores."""
 
-QUANTITIES: tuple[str, ...] = (*SCALARS, *MODE_QUANTITIES)
+AXIS_SENSITIVITY_MEANS = ("driver_cells", "leading_cells", "axis_sensitivity_sum", "axis_jacobian_sum")
+"""What sensitivity_mean is made of where cores are over axes, not over genes."""
+
+VECTOR_QUANTITIES: tuple[str, ...] = ("velocity", "acceleration", "curvature", "curl")
+"""What may be asked for that has a component along each axis."""
+
+SWITCH_MEANS = ("switch_sum", "switch_abs_sum")
+
+BLOCK_QUANTITIES: dict[str, tuple[str, ...]] = {
+    "jacobian": ("jacobian",),
+    "response": ("response",),
+    "dynamo_sensitivity": ("dynamo_sensitivity",),
+    "jacobian_mean": ("jacobian_cells", "jacobian_sum", "jacobian_abs_sum", *SWITCH_MEANS),
+}
+"""What may be asked for between chosen effectors and regulators, and the variables each is made of."""
+
+QUANTITIES: tuple[str, ...] = (*SCALARS, *VECTOR_QUANTITIES, *BLOCK_QUANTITIES, *MODE_QUANTITIES)
 """All that may be asked for by name."""

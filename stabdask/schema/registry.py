@@ -24,6 +24,10 @@ _WILKINSON = (
 _PARTICIPATION = "Perez-Arriaga, Verghese & Schweppe 1982, IEEE Trans. Power Apparatus and Systems 101:3117"
 _SENSITIVITY = "Caswell 2001, Matrix Population Models, 9.1; Wilkinson 1965, The Algebraic Eigenvalue Problem"
 
+_QIU = "Qiu et al. 2022, Cell 185:690"
+_BLOCK = ("block_effector", "block_regulator")
+_FRENET = "Do Carmo 2016, Differential Geometry of Curves and Surfaces, 1.5"
+
 _REGISTRY: tuple[Variable, ...] = (
     Variable(
         "eigenvalue", ("cell", "mode"), "complex", _PER_TIME, "eigenvalues of the core",
@@ -111,9 +115,93 @@ _REGISTRY: tuple[Variable, ...] = (
         "closed form",
     ),
     Variable(
+        "velocity", ("cell", "axis"), "float", "expression/time", "velocity",
+        "v(x), along the axes that the field is evaluated at: genes, or components of an embedding.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "acceleration", ("cell", "axis"), "float", "expression/time^2", "acceleration",
+        "J v: how the velocity changes along the flow.",
+        "closed form", _QIU, on_request=True,
+    ),
+    Variable(
+        "acceleration_norm", _CELL, "float", "expression/time^2", "norm of the acceleration",
+        "Euclidean norm of J v. Large where the flow speeds up, slows down or turns.",
+        "closed form", _QIU, on_request=True,
+    ),
+    Variable(
+        "curvature", ("cell", "axis"), "float", "1/expression", "curvature vector",
+        "(a (v.v) - v (v.a)) / |v|^4 with the acceleration a: how the direction of the flow changes per length of its "
+        "path. NaN where the velocity is zero.",
+        "closed form", _FRENET, on_request=True,
+    ),
+    Variable(
+        "curvature_norm", _CELL, "float", "1/expression", "curvature",
+        "Norm of the curvature vector, one over the radius of the circle that the path of the cell follows. Large: the "
+        "flow turns, as where fates part.",
+        "closed form", _FRENET, on_request=True,
+    ),
+    Variable(
+        "torsion", _CELL, "float", "1/expression", "torsion",
+        "det(v, a, da/dt) / |v x a|^2 of a flow in three dimensions, with the true derivative da/dt = J a + (dJ/dt) v: "
+        "how fast the path leaves its plane. NaN where it is straight.",
+        "closed form", _FRENET, on_request=True,
+    ),
+    Variable(
+        "curl", ("cell", "curl_axis"), "float", _PER_TIME, "curl",
+        "In two dimensions dv_2/dx_1 - dv_1/dx_2, in three the vector curl of the velocity. In more dimensions "
+        "rotational_norm takes its place.",
+        "closed form", on_request=True,
+    ),
+    Variable(
         "element", ("cell", "pair"), "float", _PER_TIME, "Jacobian elements",
         "J[effector, regulator] = d(dx_effector/dt)/dx_regulator for the chosen pairs.",
         "closed form",
+    ),
+    Variable(
+        "jacobian", ("cell", *_BLOCK), "element", _PER_TIME, "Jacobian between chosen genes",
+        "J[effector, regulator] = d(dx_effector/dt)/dx_regulator for all chosen effectors and regulators.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "response", ("cell", *_BLOCK), "element", "time", "response to a sustained push",
+        "-J^-1 [effector, regulator]: by what a constant push on the regulator, small and kept up, would shift the "
+        "effector once all settled, if the field were linear. Of a field over axes, -Q J^-1 Q^T with their loadings Q. "
+        "NaN where J is singular.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "dynamo_sensitivity", ("cell", *_BLOCK), "element", "1", "sensitivity as dynamo defines it",
+        "S = (I - J)^-1 diag(1 / diag((I - J)^-1)) of J on the union of the chosen effectors and regulators: as if J "
+        "had no units and a step were x -> J x + push, with the regulator held at 1. response is what it is for the "
+        "flow dx/dt = J x + push, over all genes. NaN where I - J is singular.",
+        "closed form", _QIU, on_request=True,
+    ),
+    Variable(
+        "jacobian_cells", _PARTS, "count", "1", "cells in the means of the Jacobian",
+        "Number of cells of the cluster, in the partition, whose Jacobian is in the sums.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "jacobian_sum", (*_PARTS, *_BLOCK), "float", _PER_TIME, "sum of Jacobians",
+        "Sum of J[effector, regulator] over those cells.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "jacobian_abs_sum", (*_PARTS, *_BLOCK), "float", _PER_TIME, "sum of absolute Jacobians",
+        "Sum of |J[effector, regulator]| over those cells.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "switch_sum", (*_PARTS, *_BLOCK), "float", "1/time^2", "sum of products of mutual elements",
+        "Sum of J[i, j] J[j, i] over those cells, where both genes are effectors and regulators: positive for mutual "
+        "activation and for mutual inhibition, as in a toggle switch.",
+        "closed form", _QIU, on_request=True,
+    ),
+    Variable(
+        "switch_abs_sum", (*_PARTS, *_BLOCK), "float", "1/time^2", "sum of absolute products of mutual elements",
+        "Sum of |J[i, j] J[j, i]| over those cells.",
+        "closed form", _QIU, on_request=True,
     ),
     Variable(
         "near_switch_count", _CELL, "count", "1", "regulators at a switch of their activation",
@@ -192,6 +280,16 @@ _REGISTRY: tuple[Variable, ...] = (
         "both vectors", _SENSITIVITY, on_request=True,
     ),
     Variable(
+        "axis_sensitivity_sum", (*_PARTS, "axis_effector", "axis"), "float", "1", "sum of sensitivity to J",
+        "Sum over those cells of d Re(lambda) / d J_ab = Re(conj(w_a) u_b / (w^H u)) of the leading mode, over axes.",
+        "both vectors", _SENSITIVITY, on_request=True,
+    ),
+    Variable(
+        "axis_jacobian_sum", (*_PARTS, "axis_effector", "axis"), "float", _PER_TIME, "sum of J over axes",
+        "Sum over those cells of the Jacobian over axes.",
+        "both vectors", on_request=True,
+    ),
+    Variable(
         "residual", _CELL, "float", "1", "largest relative residual",
         "max |C u - lambda u| / |C| over the modes whose eigenvectors were computed; NaN where none were.",
         "vectors",
@@ -234,6 +332,11 @@ PARAMETER_ATTRS: dict[str, dict[str, str]] = {
         "long_name": "weight of the edge",
         "units": "expression/time",
         "description": "W among regulators",
+    },
+    "loading": {
+        "long_name": "loading",
+        "units": "1",
+        "description": "what lifts axes to genes: x_gene = sum over axes of loading * x_axis",
     },
 }
 """The xarray attributes of what results hold of the parameters of the field."""

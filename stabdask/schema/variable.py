@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 __all__ = ["Kind", "Needs", "Variable"]
 
-Kind = Literal["complex", "float", "count", "flag", "code"]
+Kind = Literal["complex", "float", "element", "count", "flag", "code"]
 Needs = Literal[
     "always",
     "closed form",
@@ -34,8 +34,8 @@ class Variable:
     dims
         Its dimensions, in order.
     kind
-        ``complex`` and ``float`` are filled with NaN where nothing was computed, ``count`` with -1,
-        ``flag`` and ``code`` with 255.
+        ``complex``, ``float`` and ``element`` are filled with NaN where nothing was computed, ``count`` with -1,
+        ``flag`` and ``code`` with 255. An ``element`` is kept in the precision of the eigensolver.
     units, long_name, description
         The xarray attributes.
     needs
@@ -63,6 +63,8 @@ class Variable:
             return np.dtype(np.complex64 if precision == "float32" else np.complex128)
         if self.kind == "float":
             return np.dtype(np.float64)
+        if self.kind == "element":
+            return np.dtype(np.float32 if precision == "float32" else np.float64)
         if self.kind == "count":
             return np.dtype(np.int32)
         return np.dtype(np.uint8)
@@ -72,7 +74,7 @@ class Variable:
         """The value that means "not computed", never "fine"."""
         if self.kind == "complex":
             return complex(np.nan, np.nan)
-        if self.kind == "float":
+        if self.kind in ("float", "element"):
             return float("nan")
         return -1 if self.kind == "count" else 255
 
