@@ -133,40 +133,43 @@ class RKHSLinearization(Linearization):
 
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return Q_i J Q_j^T for pairs of genes."""
-        if self._loadings is None:
-            return to_host(self._jacobians[:, effectors, regulators]).astype(np.float64)
         xp, d = self._xp, self._x.shape[1]
+        if self._loadings is None:
+            found = self._jacobians[:, xp.asarray(effectors), xp.asarray(regulators)]
+            return to_host(found).astype(np.float64)
         left, right = self._rows_of(effectors), self._rows_of(regulators)
         # One column for each pair, so that all cells are one product of matrices.
         columns = (left[:, :, None] * right[:, None, :]).reshape(len(effectors), d * d).T
         flat = self._jacobians.reshape(len(self._x), d * d)
-        return to_host(flat @ columns.astype(flat.dtype)).astype(np.float64) if d else xp.zeros((0, 0))
+        return to_host(flat @ columns.astype(flat.dtype)).astype(np.float64)
 
     def block(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return Q_eff J Q_reg^T; see `Linearization.block`."""
         J = self._jacobians[self._xp.asarray(cells)]
-        return self._between_genes(J, effectors, self._columns_of(J, regulators))
+        return self._between_genes(effectors, self._columns_of(J, regulators))
 
     def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return -Q_eff J^-1 Q_reg^T: J has no inverse between genes, only along the axes."""
         J = self._jacobians[self._xp.asarray(cells)].astype(np.float64)
-        d = J.shape[1]
-        right = self._xp.eye(d)[:, regulators] if self._loadings is None else self._rows_of(regulators).T
+        xp, d = self._xp, J.shape[1]
+        right = (
+            xp.eye(d)[:, xp.asarray(regulators)] if self._loadings is None else self._rows_of(regulators).T
+        )
         pushed = solve_or_nan(J, right)
-        return -self._between_genes(None, effectors, pushed)
+        return -self._between_genes(effectors, pushed)
 
     def _columns_of(self, J: XArray, regulators: Index) -> XArray:
         """Return J Q_reg^T, ``(cell, axis, regulator)``."""
         if self._loadings is None:
-            return J[:, :, regulators]
+            return J[:, :, self._xp.asarray(regulators)]
         right = self._rows_of(regulators).T.astype(J.dtype)
         n, d, _ = J.shape
         return (J.reshape(n * d, d) @ right).reshape(n, d, len(regulators))
 
-    def _between_genes(self, J: XArray | None, effectors: Index, columns: XArray) -> Array:
+    def _between_genes(self, effectors: Index, columns: XArray) -> Array:
         """Return Q_eff times columns ``(cell, axis, regulator)``, on the host."""
         if self._loadings is None:
-            return to_host(columns[:, effectors, :]).astype(np.float64)
+            return to_host(columns[:, self._xp.asarray(effectors), :]).astype(np.float64)
         left = self._rows_of(effectors).astype(columns.dtype)
         return to_host(self._xp.matmul(left, columns)).astype(np.float64)
 
