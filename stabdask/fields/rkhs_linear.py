@@ -134,45 +134,44 @@ class RKHSLinearization(Linearization):
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return Q_i J Q_j^T for pairs of genes."""
         if self._loadings is None:
-            return to_host(self._jacobians[:, effectors, regulators]).astype(np.float64)
-        xp, d = self._xp, self._x.shape[1]
+            here = self._xp.asarray
+            return to_host(self._jacobians[:, here(effectors), here(regulators)]).astype(np.float64)
+        d = self._x.shape[1]
         left, right = self._rows_of(effectors), self._rows_of(regulators)
         # One column for each pair, so that all cells are one product of matrices.
         columns = (left[:, :, None] * right[:, None, :]).reshape(len(effectors), d * d).T
         flat = self._jacobians.reshape(len(self._x), d * d)
-        return to_host(flat @ columns.astype(flat.dtype)).astype(np.float64) if d else xp.zeros((0, 0))
+        return to_host(flat @ columns.astype(flat.dtype)).astype(np.float64)
 
     def block(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return Q_eff J Q_reg^T; see `Linearization.block`."""
         J = self._jacobians[self._xp.asarray(cells)]
-        return self._between_genes(J, effectors, self._columns_of(J, regulators))
+        return self._between_genes(effectors, self._columns_of(J, regulators))
 
     def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return -Q_eff J^-1 Q_reg^T: J has no inverse between genes, only along the axes."""
         J = self._jacobians[self._xp.asarray(cells)].astype(np.float64)
-        d = J.shape[1]
-        right = self._xp.eye(d)[:, regulators] if self._loadings is None else self._rows_of(regulators).T
-        pushed = solve_or_nan(J, right)
-        return -self._between_genes(None, effectors, pushed)
+        return -self._between_genes(effectors, solve_or_nan(J, self._rows_of(regulators).T))
 
     def _columns_of(self, J: XArray, regulators: Index) -> XArray:
         """Return J Q_reg^T, ``(cell, axis, regulator)``."""
         if self._loadings is None:
-            return J[:, :, regulators]
+            return J[:, :, self._xp.asarray(regulators)]
         right = self._rows_of(regulators).T.astype(J.dtype)
         n, d, _ = J.shape
         return (J.reshape(n * d, d) @ right).reshape(n, d, len(regulators))
 
-    def _between_genes(self, J: XArray | None, effectors: Index, columns: XArray) -> Array:
+    def _between_genes(self, effectors: Index, columns: XArray) -> Array:
         """Return Q_eff times columns ``(cell, axis, regulator)``, on the host."""
         if self._loadings is None:
-            return to_host(columns[:, effectors, :]).astype(np.float64)
+            return to_host(columns[:, self._xp.asarray(effectors)]).astype(np.float64)
         left = self._rows_of(effectors).astype(columns.dtype)
         return to_host(self._xp.matmul(left, columns)).astype(np.float64)
 
     def _rows_of(self, genes: Index) -> XArray:
-        assert self._loadings is not None
-        return self._loadings[self._xp.asarray(genes)]
+        """Return rows of the loadings; where axes are genes these are of the identity."""
+        loadings = self._xp.eye(self._x.shape[1]) if self._loadings is None else self._loadings
+        return loadings[self._xp.asarray(genes)]
 
     def participation(self, cells: Index, right: XArray, left: XArray) -> npt.NDArray[Any]:
         """Return conj(y_i) x_i / (y^H x) of the vectors over genes; see `Linearization.participation`."""
