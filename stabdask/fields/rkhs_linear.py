@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RKHSLinearization"]
 
+_CACHED_BYTES = 2**19
+
 
 class RKHSLinearization(Linearization):
     """Jacobians of cells in the space of the axes, and what they are between genes: ``Q J Q^T``."""
@@ -30,13 +32,19 @@ class RKHSLinearization(Linearization):
         self.active = np.ones(x.shape, dtype=bool)
 
     @cached_property
+    def _both(self) -> tuple[XArray, XArray]:
+        return self._function.values_and_jacobians(self._x)
+
+    @property
     def _jacobians(self) -> XArray:
         """``(cell, axis, axis)``."""
-        return self._function.jacobians(self._x)
+        return self._both[1]
 
     @cached_property
     def _velocities(self) -> XArray:
-        return self._function.values(self._x).astype(np.float64)
+        # Where nobody has asked for Jacobians, they are not computed for this.
+        values = self._both[0] if "_both" in self.__dict__ else self._function.values(self._x)
+        return values.astype(np.float64)
 
     @cached_property
     def _accelerations(self) -> XArray:
@@ -91,16 +99,21 @@ class RKHSLinearization(Linearization):
 
     def rotational_norm(self) -> Array:
         """Return |(J - J^T)/2|."""
-        J = self._jacobians
-        return self._norms(0.5 * (J - J.transpose(0, 2, 1)))
+        xp, n = self._xp, len(self._x)
+        found = np.empty(n)
+        # A few cells at a time, which stay in the cache.
+        step = max(1, _CACHED_BYTES // (8 * self._x.shape[1] ** 2)) if xp is np else max(1, n)
+        for first in range(0, n, step):
+            J = self._jacobians[first : first + step]
+            apart = (J - J.transpose(0, 2, 1)).reshape(len(J), -1)
+            squares = xp.einsum("cp,cp->c", apart, apart, dtype=np.float64)
+            found[first : first + step] = to_host(0.5 * xp.sqrt(squares))
+        return found
 
     def squares_beyond_rest(self) -> Array:
         """Return the squared Frobenius norm of J."""
-        return self._norms(self._jacobians) ** 2
-
-    def _norms(self, matrices: XArray) -> Array:
-        squares = self._xp.einsum("cij,cij->c", matrices, matrices, dtype=np.float64)
-        return to_host(self._xp.sqrt(squares))
+        flat = self._jacobians.reshape(len(self._x), -1)
+        return to_host(self._xp.einsum("cp,cp->c", flat, flat, dtype=np.float64))
 
     def reactivity(self) -> Array:
         """Return the largest eigenvalue of (J + J^T)/2, by a dense symmetric solver."""
@@ -133,10 +146,10 @@ class RKHSLinearization(Linearization):
 
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return Q_i J Q_j^T for pairs of genes."""
+        xp, d = self._xp, self._x.shape[1]
         if self._loadings is None:
-            here = self._xp.asarray
-            return to_host(self._jacobians[:, here(effectors), here(regulators)]).astype(np.float64)
-        d = self._x.shape[1]
+            found = self._jacobians[:, xp.asarray(effectors), xp.asarray(regulators)]
+            return to_host(found).astype(np.float64)
         left, right = self._rows_of(effectors), self._rows_of(regulators)
         # One column for each pair, so that all cells are one product of matrices.
         columns = (left[:, :, None] * right[:, None, :]).reshape(len(effectors), d * d).T
@@ -164,7 +177,7 @@ class RKHSLinearization(Linearization):
     def _between_genes(self, effectors: Index, columns: XArray) -> Array:
         """Return Q_eff times columns ``(cell, axis, regulator)``, on the host."""
         if self._loadings is None:
-            return to_host(columns[:, self._xp.asarray(effectors)]).astype(np.float64)
+            return to_host(columns[:, self._xp.asarray(effectors), :]).astype(np.float64)
         left = self._rows_of(effectors).astype(columns.dtype)
         return to_host(self._xp.matmul(left, columns)).astype(np.float64)
 
