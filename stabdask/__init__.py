@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
     from stabdask.atlas.exporters import to_anndata
+    from stabdask.atlas.sampling import sample
     from stabdask.atlas.simulate import SimulatedAtlas, simulate_atlas
     from stabdask.fields.base import Field
     from stabdask.fields.hopfield import HopfieldField
@@ -51,6 +52,7 @@ _HOMES = {
     "plan": "stabdask.runs.plan",
     "read_field": "stabdask.fields.reading",
     "run": "stabdask.runs.runner",
+    "sample": "stabdask.atlas.sampling",
     "simulate_atlas": "stabdask.atlas.simulate",
     "stability": "stabdask.runs.lazy",
     "status": "stabdask.runs.status",
@@ -81,6 +83,7 @@ __all__ = [
     "plan",
     "read_field",
     "run",
+    "sample",
     "simulate_atlas",
     "stability",
     "status",
