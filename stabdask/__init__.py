@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stabdask.analysis.aggregate import extremes, summarize
     from stabdask.analysis.comparison import compare
     from stabdask.analysis.drivers import driver_edges, driver_genes
+    from stabdask.analysis.fixed_point_table import fixed_point_table
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
     from stabdask.atlas.exporters import to_anndata
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from stabdask.fields.hopfield import HopfieldField
     from stabdask.fields.reading import read_field
     from stabdask.report.document import write_report
+    from stabdask.runs.fixed_points import fixed_points
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
     from stabdask.runs.results import open_results
@@ -46,6 +48,8 @@ _HOMES = {
     "driver_edges": "stabdask.analysis.drivers",
     "driver_genes": "stabdask.analysis.drivers",
     "extremes": "stabdask.analysis.aggregate",
+    "fixed_point_table": "stabdask.analysis.fixed_point_table",
+    "fixed_points": "stabdask.runs.fixed_points",
     "open_cells": "stabdask.atlas.cells",
     "open_results": "stabdask.runs.results",
     "plan": "stabdask.runs.plan",
@@ -75,6 +79,8 @@ __all__ = [
     "driver_edges",
     "driver_genes",
     "extremes",
+    "fixed_point_table",
+    "fixed_points",
     "open_cells",
     "open_results",
     "pl",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from stabdask.errors import MissingKeyError, near_misses
 from stabdask.kernels.eig import EigResult, Vectors, eig
+from stabdask.kernels.solve import solve_damped, solve_or_nan
 
 if TYPE_CHECKING:
     from stabdask.kernels.krylov_operator import BatchedOperator
@@ -151,6 +152,60 @@ class Linearization(ABC):
         """Return the norm of the velocity, ``(cell,)``."""
 
     @abstractmethod
+    def velocity(self) -> Array:
+        """Return the velocity, ``(cell, axis)``, on the host."""
+
+    def velocity_scale(self) -> Array:
+        """Return the sum of the absolute values of the terms of each component of the velocity, ``(cell, axis)``.
+
+        A velocity is zero, to rounding, where it is small beside this: not where all its terms are small.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how large the terms of its velocity are"
+        )
+
+    def solve_jacobian(
+        self,
+        cells: Index,
+        b: Array,
+        *,
+        shift: Array | None = None,
+        damping: Array | None = None,
+        weights: Array | None = None,
+    ) -> Array:
+        """Solve ``(J - shift) x = b`` through the cores.
+
+        Parameters
+        ----------
+        cells
+            Rows of this linearization.
+        b
+            ``(len(cells), axis)``.
+        shift
+            ``(len(cells),)``, 1/time: what is taken off the diagonal; 0 if not given.
+        damping
+            ``(len(cells),)`` positive: solve the system of the core as damped least squares, which has a solution
+            also where the core is singular (see `stabdask.kernels.solve.solve_damped`). What is outside the core is
+            then solved exactly for that.
+        weights
+            ``(len(cells), axis)`` positive, of the squares of a damped solution.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(len(cells), axis)``; NaN for a cell whose matrix is singular (with `damping`: not finite). With
+            `damping`, an axis outside the core whose eigenvalue is 0 is 0.
+        """
+        cores = self.cores(cells)
+        n = b.shape[1]
+        if cores.shape[1:] != (n, n) or (self.sizes[cells] < n).any():
+            # Fields with something outside the core have a way of their own.
+            raise NotImplementedError(f"{type(self).__name__} has more to its Jacobians than cores")
+        if shift is not None:
+            cores[:, np.arange(n), np.arange(n)] -= shift[:, None]
+        return solve_or_nan(cores, b) if damping is None else solve_damped(cores, b, damping, weights)
+
+    @abstractmethod
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return ``J[effectors[p], regulators[p]]`` for each pair of genes p, ``(cell, pair)``."""
 
@@ -203,6 +258,13 @@ class Field(ABC):
     """Positions in `genes` of every gene that regulates in some cluster, ``(regulator,)``."""
 
     @property
+    def axes(self) -> npt.NDArray[np.str_]:
+        """Names of the coordinates of the state that the field is evaluated at, ``(axis,)``: the genes, unless a field
+        lives in another space.
+        """
+        return self.genes
+
+    @property
     def n_genes(self) -> int:
         """Number of genes."""
         return len(self.genes)
@@ -249,6 +311,17 @@ class Field(ABC):
     @abstractmethod
     def jacobian(self, x: npt.ArrayLike, cluster: str) -> Array:
         """Return dense Jacobians ``(cell, gene, gene)``, row effector, column regulator: the oracle."""
+
+    def floor(self, cluster: int) -> Array:
+        """Return the lowest state that the field can be linearized at, ``(axis,)``; -inf where there is no lowest."""
+        return np.full(len(self.axes), -np.inf)
+
+    def fixed_point_bounds(self, cluster: int) -> tuple[Array, Array]:
+        """Return bounds that every fixed point lies within, each ``(axis,)``; infinite where the field has none.
+
+        Below `floor` those of the field as it goes on there: see `stabdask.analysis.roots`.
+        """
+        return np.full(len(self.axes), -np.inf), np.full(len(self.axes), np.inf)
 
     @abstractmethod
     def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:
