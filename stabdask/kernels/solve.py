@@ -35,9 +35,8 @@ def solve_or_nan(matrices: Array, b: Array) -> Array:
     array([[0.5],
            [nan]])
     """
-    out: Array
     try:
-        out = np.linalg.solve(matrices, b[:, :, None])[:, :, 0]
+        out: Array = np.asarray(np.linalg.solve(matrices, b[:, :, None])[:, :, 0], dtype=np.float64)
     except np.linalg.LinAlgError:
         # One singular matrix fails the call for all; such batches are few.
         out = np.full(b.shape, np.nan)
@@ -90,5 +89,5 @@ def solve_damped(matrices: Array, b: Array, damping: Array, weights: Array | Non
     system[:, :k, k:] = scaled
     system[:, k:, :k] = scaled.transpose(0, 2, 1)
     system[:, second, second] = -np.asarray(damping)[:, None]
-    solved: Array = solve_or_nan(system, np.concatenate([side, np.zeros_like(side)], axis=1))[:, k:]
-    return solved / norms
+    solved = solve_or_nan(system, np.concatenate([side, np.zeros_like(side)], axis=1))
+    return np.asarray(solved[:, k:] / norms)

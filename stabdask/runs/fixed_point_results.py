@@ -60,7 +60,10 @@ FIXED_POINT_ATTRS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
         "Largest component of the velocity over the sum of the absolute values of its terms, or their mean over the "
         "data where that is larger.",
     ),
-    "speed": (_POINT, "expression/time", "speed", "Norm of the velocity that is left."),
+    "speed": (
+        _POINT, "expression/time", "speed",
+        "Norm of the velocity that is left; of an equilibrium of the boundary, that which the boundary stops.",
+    ),
     "location_error": (
         _POINT, "expression", "error of the location",
         "Length of the Newton step that is left: about how far the zero may be from the location.",
@@ -145,9 +148,12 @@ def label_fixed_points(
         columns["distance_limit"] = np.concatenate([np.zeros(0), *limits])
         columns["inside"] = columns["distance"] <= columns["distance_limit"]
     columns["start_count"] = np.stack([counts for _, counts in results])
+    of_genes = np.array_equal(field.axes, field.genes)
     data = {}
     for name, values in columns.items():
         dims, units, long_name, description = FIXED_POINT_ATTRS[name]
+        if not of_genes:
+            units = units.replace("expression", "state")
         attrs = {"long_name": long_name, "units": units, "description": description}
         data[name] = (dims, values, {**attrs, "references": _STROGATZ} if name in ("type", "form") else attrs)
     labels = np.asarray(
