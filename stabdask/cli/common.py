@@ -98,6 +98,18 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]KEY,...",
         help="embeddings in obsm to bring along into the results, e.g. X_umap",
     )
+    data.add_argument("--sample", type=int, metavar="N", help="compute N cells only, chosen as follows")
+    data.add_argument(
+        "--sample-method",
+        choices=("random", "velocity", "trn", "kmeans", "stratified"),
+        help="by chance (default), by speed, by neural gas or k-means, or by cluster",
+    )
+    data.add_argument("--sample-seed", type=int, metavar="SEED", help="same seed, same cells (0)")
+    data.add_argument(
+        "--sample-basis",
+        metavar="NAME",
+        help="embedding, one of those of --embedding, whose distances trn and kmeans go by",
+    )
     what = parser.add_argument_group("what to compute")
     what.add_argument("--spectrum", choices=("full", "leading", "none"), default="full", help="default: full")
     what.add_argument(
@@ -171,7 +183,30 @@ def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
         obs_keys=parse_names(options.obs, "--obs"),
         embeddings=parse_names(options.embedding, "--embedding"),
     )
-    return cells, field
+    return _sampled(cells, field, options), field
+
+
+def _sampled(cells: xr.Dataset, field: Field, options: argparse.Namespace) -> xr.Dataset:
+    """Return the cells that the arguments choose: all without --sample."""
+    if options.sample is None:
+        for name in ("method", "seed", "basis"):
+            if getattr(options, f"sample_{name}") is not None:
+                raise UsageError(
+                    f"--sample-{name} says how to choose cells, but not how many; give --sample N"
+                )
+        return cells
+    from stabdask.atlas.sampling import Method, sample
+
+    method: Method = options.sample_method or "random"
+    return sample(
+        cells,
+        options.sample,
+        method=method,
+        seed=options.sample_seed or 0,
+        field=field if method == "velocity" else None,
+        basis=options.sample_basis,
+        missing_cluster=options.missing_cluster,
+    )
 
 
 def job_options(options: argparse.Namespace, field: Field) -> dict[str, Any]:
