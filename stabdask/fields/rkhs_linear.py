@@ -129,6 +129,10 @@ class RKHSLinearization(Linearization):
         """Return v(x)."""
         return to_host(self._velocities)
 
+    def velocity_scale(self) -> Array:
+        """Return sum_m |C_m| K_m(x); see `Linearization.velocity_scale`."""
+        return to_host(self._function.magnitudes(self._x)).astype(np.float64)
+
     def acceleration(self) -> Array:
         """Return J v."""
         return to_host(self._accelerations)

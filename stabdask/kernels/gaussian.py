@@ -82,10 +82,17 @@ class GaussianSum:
 
     def values(self, x: npt.ArrayLike | XArray) -> XArray:
         """Return v at points x ``(n, d)``, ``(n, d)``."""
+        return self._summed(x, self._coefficients)
+
+    def magnitudes(self, x: npt.ArrayLike | XArray) -> XArray:
+        """Return the sum of the absolute values of the terms of v at points x ``(n, d)``, ``(n, d)``."""
+        return self._summed(x, self._xp.abs(self._coefficients))
+
+    def _summed(self, x: npt.ArrayLike | XArray, coefficients: XArray) -> XArray:
         points = self._local(x)
         out = self._xp.empty(points.shape, dtype=self.dtype)
         for rows in self._batches(len(points)):
-            self._xp.matmul(self._kernel(points[rows]), self._coefficients, out=out[rows])
+            self._xp.matmul(self._kernel(points[rows]), coefficients, out=out[rows])
         return out
 
     def jacobians(self, x: npt.ArrayLike | XArray) -> XArray:
