@@ -174,7 +174,9 @@ class _Reader:
         coefficients = _numbers(stored_coefficients, f"'C' of {self.name}")
         n_axes = centers.shape[1]
         if self.basis is None:
-            return RKHSField(centers, coefficients, beta, basis=None, genes=self._axes(n_axes))
+            field = RKHSField(centers, coefficients, beta, basis=None, genes=self._axes(n_axes))
+            self._warn_of_units()
+            return field
         self._check_axes(n_axes)
         self._warn_if_moved(n_axes)
         loadings, genes = self._loadings(n_axes)
@@ -217,10 +219,8 @@ class _Reader:
                 f"{n_axes}. Copy these columns to an embedding of their own and fit that"
             )
 
-    def _axes(self, n_axes: int) -> list[str]:
-        """Return the names of the genes that a field over genes is a function of."""
-        source, over_genes = self.source, _is_over_genes(self.source, self.key)
-        if over_genes:
+    def _warn_of_units(self) -> None:
+        if _is_over_genes(self.source, self.key):
             layer = _plain(self.fit.get("layer"), "X")
             warnings.warn(
                 f"{self.name}: before dynamo fits a field to genes it undoes the logarithm of the layer (here "
@@ -228,9 +228,13 @@ class _Reader:
                 StabdaskWarning,
                 stacklevel=4,
             )
+
+    def _axes(self, n_axes: int) -> list[str]:
+        """Return the names of the genes that a field over genes is a function of."""
+        source = self.source
         if self.named is not None:
             return self.named
-        if not over_genes:
+        if not _is_over_genes(source, self.key):
             raise InputError(
                 f"{self.name} does not say that it is a field over genes; if it is one, name its {n_axes:,} axes with "
                 "genes=, else say which embedding it is of with basis="
