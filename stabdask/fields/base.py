@@ -257,6 +257,11 @@ class Field(ABC):
         return self.genes
 
     @property
+    def obsm(self) -> str | None:
+        """Where an AnnData keeps coordinates on the axes; None where these are genes, with their expression."""
+        return None
+
+    @property
     def loadings(self) -> Array | None:
         """``(gene, axis)``: what lifts axes to genes; None where axes are genes, or are lifted to none."""
         return None

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import InputError, UsageError
+from stabdask.fields.axes import axis_names
 from stabdask.fields.base import Array, Field, Index
 from stabdask.fields.rkhs_linear import RKHSLinearization
 from stabdask.kernels.arrays import array_module
@@ -20,7 +21,7 @@ from stabdask.kernels.gaussian import GaussianSum
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["RKHSField", "axis_names"]
+__all__ = ["RKHSField"]
 
 _ALL = "all"
 _LACKS = {
@@ -28,17 +29,6 @@ _LACKS = {
     "sensitivity": "it has no network of edges; ask for 'sensitivity_mean', from which driver_edges ranks all pairs of "
     "genes",
 }
-
-
-def axis_names(basis: str, n_axes: int) -> list[str]:
-    """Return the names of the axes of an embedding.
-
-    Examples
-    --------
-    >>> axis_names("pca", 2)
-    ['pca_1', 'pca_2']
-    """
-    return [f"{basis}_{number + 1}" for number in range(n_axes)]
 
 
 class RKHSField(Field):
@@ -186,6 +176,11 @@ class RKHSField(Field):
     def axes(self) -> npt.NDArray[np.str_]:
         """Names of the axes, ``(axis,)``; see `Field.axes`."""
         return self._axes
+
+    @property
+    def obsm(self) -> str | None:
+        """Where an AnnData keeps coordinates on these axes, such as ``"X_pca"``; None for a field over genes."""
+        return None if self.basis is None else f"X_{self.basis}"
 
     @property
     def loadings(self) -> Array | None:

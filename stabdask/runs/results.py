@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stabdask.errors import StabdaskWarning
 from stabdask.runs.annotations import name_annotations
 from stabdask.runs.labels import label_results
+from stabdask.runs.parameters import NAMED
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.store import read_spec
 from stabdask.schema import VARIABLES
@@ -66,10 +67,10 @@ def open_results(path: str | Path) -> xr.Dataset:
     # Sorted, because a folder lists its arrays in any order.
     ds = ds[[*order, *sorted(str(name) for name in ds.data_vars if name not in order)]]
     # Names as ordinary strings: what pandas and xarray group and select by.
-    named = ("cell", "gene", "regulator", "core_effector", "cluster", "pair", "effector", "pair_regulator")
-    ds = ds.assign_coords({name: ds[name].astype(object) for name in named if name in ds.variables})
-    ds["cluster_code"] = ds["cluster_code"].compute()
-    ds["degradation"] = ds["degradation"].compute()
+    ds = ds.assign_coords({name: ds[name].astype(object) for name in NAMED if name in ds.variables})
+    for name in ("cluster_code", "degradation", "loading"):
+        if name in ds:
+            ds[name] = ds[name].compute()
     ds.attrs["complete"] = n_missing == 0
     ds = label_results(ds)
     ds.encoding["source"] = str(path)

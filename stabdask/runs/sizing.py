@@ -13,9 +13,9 @@ import numpy as np
 from stabdask.fields.base import Field
 from stabdask.kernels.lanczos import BASIS_BYTES as REACTIVITY_BYTES
 from stabdask.kernels.lanczos import DENSE_ORDER
-from stabdask.runs.block import batch_cells, output_shapes
 from stabdask.runs.modes import EDGE_BYTES
 from stabdask.runs.options import Options
+from stabdask.runs.shapes import batch_cells, output_shapes
 from stabdask.schema import VARIABLES
 
 if TYPE_CHECKING:

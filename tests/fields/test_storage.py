@@ -173,9 +173,9 @@ def test_paths_that_hold_no_field(tmp_path: Path) -> None:
     group = zarr.open_group(str(tmp_path / "other.zarr"), mode="w")
     with pytest.raises(MissingFileError, match="holds no saved hopfield field"):
         HopfieldField.open(tmp_path / "other.zarr")
-    group.attrs["stabdask_field"] = "rkhs"
-    assert field_kind(tmp_path / "other.zarr") == "rkhs"
-    with pytest.raises(InputError, match="field of kind 'rkhs', which this version cannot read"):
+    group.attrs["stabdask_field"] = "neural"
+    assert field_kind(tmp_path / "other.zarr") == "neural"
+    with pytest.raises(InputError, match="field of kind 'neural', which this version cannot read"):
         read_field(tmp_path / "other.zarr")
     assert field_kind(tmp_path / "empty") is None
     assert field_kind(tmp_path / "nowhere") is None

@@ -17,8 +17,9 @@ from stabdask.errors import InputError
 from stabdask.fields.hill import HillParameters
 from stabdask.fields.hopfield import HopfieldCluster
 from stabdask.runs import block
-from stabdask.runs.block import BlockTimes, batch_cells, compute_block, finite_rows, output_shapes
+from stabdask.runs.block import BlockTimes, compute_block, finite_rows
 from stabdask.runs.options import make_options
+from stabdask.runs.shapes import batch_cells, output_shapes
 from stabdask.schema import DEFAULT_QUANTITIES, SCALARS, VARIABLES, Status
 
 Array = np.ndarray[Any, Any]
