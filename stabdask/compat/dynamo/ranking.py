@@ -70,7 +70,8 @@ def rank_jacobian_genes(
     -------
     pandas.DataFrame, dict or None
         With the two full modes a dict of tables by group, with a column for each effector (regulator). Else one table
-        with a column for each group. Groups are in the order of their first cells, ties in the order of `var`.
+        with a column for each group. Groups are in the order of their first cells, ties in the order of `var`. Where
+        columns have unlike numbers of genes, shorter ones end with empty names and NaN.
 
     Raises
     ------
@@ -83,6 +84,8 @@ def rank_jacobian_genes(
     """
     refuse_unknown(rank_jacobian_genes, kwargs)
     mode = _mode(mode)
+    if mode == "switch" and abs:
+        raise UsageError("mode='switch' is of negative elements, and abs=True leaves none; leave it out")
     stored = _between_genes(read_stored(adata, jkey, "jacobian"), jkey)
     ranked = _rank(adata, stored, groups, abs, mode, exclude_diagonal, normalize, output_values, order)
     if return_df:
@@ -193,12 +196,15 @@ def _table(
     """Return the ranked names of each column, and their values where a `dtype` for them is given."""
     import pandas as pd
 
+    ranked = [(name, values, _ranks(values, order)) for name, values in columns]
+    longest = max((len(kept) for _, _, kept in ranked), default=0)
     found: dict[Any, Any] = {}
-    for name, values in columns:
-        kept = _ranks(values, order)
-        found[name] = pd.Series(names[kept], dtype=object)
+    for name, values, kept in ranked:
+        short = longest - len(kept)
+        # Names that are not strings cannot be written to files.
+        found[name] = np.concatenate([names[kept], np.full(short, "", dtype=object)])
         if dtype is not None:
-            found[f"{name}_values"] = pd.Series(values[kept].astype(dtype))
+            found[f"{name}_values"] = np.concatenate([values[kept], np.full(short, np.nan)]).astype(dtype)
     return pd.DataFrame(found)
 
 
