@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stabdask.analysis.aggregate import extremes, summarize
     from stabdask.analysis.comparison import compare
     from stabdask.analysis.drivers import driver_edges, driver_genes
+    from stabdask.analysis.rankings import rank_elements
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
     from stabdask.atlas.exporters import to_anndata
@@ -51,6 +52,7 @@ _HOMES = {
     "open_cells": "stabdask.atlas.cells",
     "open_results": "stabdask.runs.results",
     "plan": "stabdask.runs.plan",
+    "rank_elements": "stabdask.analysis.rankings",
     "read_field": "stabdask.fields.reading",
     "run": "stabdask.runs.runner",
     "simulate_atlas": "stabdask.atlas.simulate",
@@ -82,6 +84,7 @@ __all__ = [
     "open_results",
     "pl",
     "plan",
+    "rank_elements",
     "read_field",
     "run",
     "simulate_atlas",

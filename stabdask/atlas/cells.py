@@ -66,7 +66,7 @@ def open_cells(
     -------
     xarray.Dataset
         ``expression(cell, gene)`` on Dask, in blocks of whole rows, in the units of the layer (with `obsm`
-        ``state(cell, axis)``, axes named ``pca_1``, ``pca_2`` and so on); coordinates
+        ``coordinates(cell, axis)``, axes named ``pca_1``, ``pca_2`` and so on); coordinates
         ``cell``, ``gene`` and ``cluster(cell)`` (NaN where a cell has no label). Columns brought along are
         coordinates ``<name>(cell)``: labels are strings, NaN for none, in the order of ``attrs["labels"]``, with
         ``attrs["colors"]`` where ``uns["<column>_colors"]`` has them; numbers are float64. Embeddings are variables
@@ -135,7 +135,7 @@ def open_cells(
     attrs: dict[str, Any] = {"labels": labels}
     if labels and all(label in colors for label in labels):
         attrs["colors"] = [colors[label] for label in labels]
-    variable, dim = ("expression", "gene") if obsm is None else ("state", "axis")
+    variable, dim = ("expression", "gene") if obsm is None else ("coordinates", "axis")
     place = {"layer": layer or "X"} if obsm is None else {"obsm": obsm}
     cells = xr.Dataset(
         {variable: (("cell", dim), da.concatenate(parts, axis=0))},
@@ -158,18 +158,18 @@ def open_cells(
 
 
 def cell_state(cells: xr.Dataset) -> xr.DataArray:
-    """Return what fields are evaluated at: ``expression (cell, gene)``, or ``state (cell, axis)`` of an embedding.
+    """Return what fields are evaluated at: ``expression (cell, gene)`` or ``coordinates (cell, axis)``.
 
     Raises
     ------
     MissingKeyError
         If the cells have neither.
     """
-    for name in ("expression", "state"):
+    for name in ("expression", "coordinates"):
         if name in getattr(cells, "variables", {}):
             return cells[name]
     raise MissingKeyError(
-        "the cells have neither 'expression' nor 'state'; expected a Dataset from open_cells"
+        "the cells have neither 'expression' nor 'coordinates'; expected a Dataset from open_cells"
     )
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "job_inputs",
     "job_options",
     "parse_elements",
+    "parse_genes",
     "parse_names",
     "print_json",
     "shorten",
@@ -60,7 +61,13 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--field", required=True, type=Path, metavar="MODEL", help="fitted field: .h5sch, .h5ad or .zarr"
     )
-    data.add_argument("--layer", help="layer with the expression (X if not given)")
+    place = data.add_mutually_exclusive_group()
+    place.add_argument("--layer", help="layer with the expression (X if not given)")
+    place.add_argument(
+        "--obsm",
+        metavar="KEY",
+        help="coordinates of cells in obsm, for a field that lives on its axes (those of its basis, e.g. X_pca)",
+    )
     data.add_argument(
         "--cluster-key", help="column of obs with cluster labels (one cluster 'all' if not given)"
     )
@@ -96,6 +103,14 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="I:J,...",
         help="Jacobian elements effector:regulator, e.g. GATA1:GATA2,FLI1:KLF1, or @FILE with one pair a line",
     )
+    for option in ("effectors", "regulators"):
+        what.add_argument(
+            f"--{option}",
+            default=None,
+            metavar="GENE,...",
+            help=f"{option} of the elements between all chosen genes (quantities jacobian, jacobian_mean, response, "
+            "dynamo_sensitivity), or @FILE with one gene a line",
+        )
     what.add_argument(
         "--quantities",
         default=None,
@@ -137,11 +152,13 @@ def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
 
     field = read_field(options.field)
     atlas = [str(path) for path in options.atlas]
+    obsm = options.obsm or (None if options.layer else field.obsm)
     cells = open_cells(
         atlas,
         layer=options.layer,
+        obsm=obsm,
         cluster_key=options.cluster_key,
-        genes=field.genes.tolist(),
+        genes=field.axes.tolist() if obsm is None and field.obsm is None else None,
         obs_keys=parse_names(options.obs, "--obs"),
         embeddings=parse_names(options.embedding, "--embedding"),
     )
@@ -157,6 +174,8 @@ def job_options(options: argparse.Namespace, field: Field) -> dict[str, Any]:
         "modes": options.modes,
         "vectors": options.vectors,
         "elements": parse_elements(options.elements, set(field.genes.tolist())),
+        "effectors": parse_genes(options.effectors, "--effectors"),
+        "regulators": parse_genes(options.regulators, "--regulators"),
         "quantities": None if options.quantities is None else options.quantities.split(","),
         "dtype": options.dtype,
         "backend": options.backend,
@@ -175,14 +194,7 @@ def parse_elements(text: str, genes: set[str]) -> list[tuple[str, str]]:
     >>> parse_elements("GATA1:GATA2,H:1:FLI1", {"GATA1", "GATA2", "H:1", "FLI1"})
     [('GATA1', 'GATA2'), ('H:1', 'FLI1')]
     """
-    if text.startswith("@"):
-        path = Path(text[1:])
-        try:
-            items = path.read_text().splitlines()
-        except OSError as error:
-            raise UsageError(f"cannot read the pairs in {path}: {error.strerror}") from error
-    else:
-        items = text.split(",")
+    items = _items(text, "pairs")
     pairs = []
     for item in (item.strip() for item in items):
         if not item:
@@ -202,6 +214,36 @@ def parse_elements(text: str, genes: set[str]) -> list[tuple[str, str]]:
             raise MissingKeyError(f"gene {unknown!r} in --elements is not in the field; {hint}")
         pairs.append(known[0])
     return pairs
+
+
+def parse_genes(text: str | None, option: str) -> list[str] | None:
+    """Return the names of genes in ``A,B`` or in ``@FILE``; None for no text.
+
+    Examples
+    --------
+    >>> parse_genes("GATA1, FLI1", "--effectors")
+    ['GATA1', 'FLI1']
+    """
+    if text is None:
+        return None
+    genes = [item.strip() for item in _items(text, "genes") if item.strip()]
+    if not genes:
+        raise UsageError(
+            f"{option} {text!r} names no gene; expected GENE,GENE,... or @FILE with one gene a line"
+        )
+    return genes
+
+
+def _items(text: str, what: str) -> list[str]:
+    """Return what stands between commas, or in the lines of ``@FILE``."""
+    if not text.startswith("@"):
+        return text.split(",")
+    path = Path(text[1:])
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"cannot read the {what} in {path}: {reason}") from error
 
 
 def parse_names(text: str, option: str) -> dict[str, str]:

@@ -60,8 +60,8 @@ class RKHSField(Field):
 
     References
     ----------
-    Ma, Zhao, Tian, Yuille & Tu (2013). Robust point matching via vector field consensus / SparseVFC. Pattern
-    Recognition 46:3519. Qiu et al. (2022). Mapping transcriptomic vector fields of single cells. Cell 185:690.
+    Ma, Zhao, Tian, Bai & Tu (2013). Regularized vector field learning with sparse approximation for mismatch removal.
+    Pattern Recognition 46:3519. Qiu et al. (2022). Mapping transcriptomic vector fields of single cells. Cell 185:690.
 
     Examples
     --------

@@ -11,14 +11,14 @@ from stabdask.fields.base import Array, Index, Linearization
 from stabdask.kernels.solve import solve_or_nan
 from stabdask.schema import BLOCK_QUANTITIES
 
-__all__ = ["BETWEEN", "dynamo_sensitivities", "write_between"]
+__all__ = ["BETWEEN", "BETWEEN_BYTES", "dynamo_sensitivities", "write_between"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 BETWEEN = {name for names in BLOCK_QUANTITIES.values() for name in names}
 """The variables that are written here."""
 
-_BYTES = 16 * 2**20
+BETWEEN_BYTES = 16 * 2**20
 """Elements that are worked on together."""
 
 
@@ -35,7 +35,7 @@ def write_between(
     widest = len(effectors) * len(regulators)
     if "dynamo_sensitivity" in out:
         widest = max(widest, 2 * len(union) ** 2)
-    step = max(1, _BYTES // (8 * widest))
+    step = max(1, BETWEEN_BYTES // (8 * widest))
     for first in range(0, len(rows), step):
         cells = np.arange(first, min(first + step, len(rows)))
         here = rows[cells]

@@ -250,7 +250,7 @@ def prepare(
 
 def _check_dataset(cells: xr.Dataset) -> None:
     state = cell_state(cells)
-    variable, dim = ("state", "axis") if state.name == "state" else ("expression", "gene")
+    variable, dim = ("coordinates", "axis") if state.name == "coordinates" else ("expression", "gene")
     for name, dims in ((variable, ("cell", dim)), ("cluster", ("cell",)), (dim, (dim,))):
         if name not in cells.variables:
             raise MissingKeyError(f"the cells have no variable {name!r}; expected a Dataset from open_cells")

@@ -62,12 +62,12 @@ def open_results(path: str | Path) -> xr.Dataset:
             StabdaskWarning,
             stacklevel=2,
         )
-    ds = name_annotations(xr.open_zarr(str(path), consolidated=False))
-    order = [name for name in VARIABLES if name in ds.variables]
+    opened = name_annotations(xr.open_zarr(str(path), consolidated=False))
+    order = [name for name in VARIABLES if name in opened.variables]
     # Sorted, because a folder lists its arrays in any order.
-    ds = ds[[*order, *sorted(str(name) for name in ds.data_vars if name not in order)]]
-    # Names as ordinary strings: what pandas and xarray group and select by.
-    ds = ds.assign_coords({name: ds[name].astype(object) for name in NAMED if name in ds.variables})
+    ds = opened[[*order, *sorted(str(name) for name in opened.data_vars if name not in order)]]
+    # Names as ordinary strings: what pandas and xarray group and select by. Also of dimensions that no variable has.
+    ds = ds.assign_coords({name: opened[name].astype(object) for name in NAMED if name in opened.variables})
     for name in ("cluster_code", "degradation", "loading"):
         if name in ds:
             ds[name] = ds[name].compute()

@@ -110,7 +110,7 @@ REFUSED: list[tuple[dict[str, Any], type[StabdaskError], str]] = [
     (
         {"quantities": ["residual"]},
         UsageError,
-        "quantity 'residual' needs eigenvectors (vectors='right'), which was not asked for",
+        "quantity 'residual' needs eigenvectors (vectors='right'), which were not asked for",
     ),
     (
         {"quantities": ["speed", "spectral_gap"], "spectrum": "none"},
