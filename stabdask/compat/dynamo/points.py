@@ -71,8 +71,8 @@ def points_over_genes(adata: AnnData, fitted: Array | None, n_axes: int | None) 
     if len(points) != adata.n_obs or (n_axes is not None and points.shape[1] != n_axes):
         raise InputError(
             f"the vector field over genes was fitted to {points.shape[0]:,} cells x {points.shape[1]:,} genes, and "
-            f"the AnnData has {adata.n_obs:,} cells: which are which is not known. Compute before taking a subset, or use "
-            "RKHSField.from_anndata(adata, basis=None).jacobian(x) on expression in the units of the fit"
+            f"the AnnData has {adata.n_obs:,} cells: which are which is not known. Compute before taking a subset, or "
+            "use RKHSField.from_anndata(adata, basis=None).jacobian(x) on expression in the units of the fit"
         )
     return points
 

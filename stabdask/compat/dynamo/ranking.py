@@ -160,8 +160,6 @@ def _rank(
     output_values: bool,
     order: int,
 ) -> pd.DataFrame | dict[Any, pd.DataFrame]:
-    import pandas as pd
-
     if order not in (-1, 1):
         raise UsageError(f"order={order!r}; expected -1 for the largest first, or 1 for the smallest")
     if mode == "switch":
