@@ -82,8 +82,8 @@ def rank_elements(
     ...                   quantities=["jacobian_mean"])
     >>> sd.rank_elements(ds, "all", mode="int", top=2).round(2)
       effector regulator  value
-    0        B         A  -1.39
-    1        A         B  -1.17
+    0        A         B  -0.99
+    1        B         A  -1.27
     """
     import pandas as pd
 

@@ -31,6 +31,7 @@ _NEEDED = ("X_ctrl", "C", "beta")
 _WANTED = (*_NEEDED, "method", "normalize", "div_cur_free_kernels", "dims", "genes", "layer", "velocity_key")
 _PCA_MASKS = ("use_for_pca", "use_for_dynamics")
 _GENE_MASK = "use_for_transition"
+_COMPARED_ROWS = 64
 _ORTHONORMAL = {np.dtype(np.float64): 1e-6, np.dtype(np.float32): 1e-5}
 
 
@@ -175,8 +176,34 @@ class _Reader:
         if self.basis is None:
             return RKHSField(centers, coefficients, beta, basis=None, genes=self._axes(n_axes))
         self._check_axes(n_axes)
+        self._warn_if_moved(n_axes)
         loadings, genes = self._loadings(n_axes)
         return RKHSField(centers, coefficients, beta, basis=self.basis, loadings=loadings, genes=genes)
+
+    def _warn_if_moved(self, n_axes: int) -> None:
+        """Say so where the cells of the AnnData are not the points that dynamo would evaluate the field at."""
+        key = f"X_{self.basis}"
+        if "X" not in self.source.keys("uns", self.key) or key not in self.source.keys("obsm"):
+            return
+        fitted, now = self.source.stored("uns", self.key, "X"), self.source.stored("obsm", key)
+        if len(getattr(fitted, "shape", ())) != 2 or len(getattr(now, "shape", ())) != 2:
+            return
+        if fitted.shape[0] != now.shape[0]:
+            differs = f"it has {fitted.shape[0]:,} points, obsm['{key}'] {now.shape[0]:,} cells"
+        else:
+            # Some rows tell, and a large file is not read for it.
+            rows = np.unique(np.linspace(0, fitted.shape[0] - 1, _COMPARED_ROWS).astype(np.intp))
+            pairs = [(np.asarray(fitted[int(r)])[:n_axes], np.asarray(now[int(r)])[:n_axes]) for r in rows]
+            n_other = sum(a.shape != b.shape or not np.allclose(a, b, rtol=1e-5, atol=1e-8) for a, b in pairs)
+            if not n_other:
+                return
+            differs = f"of {len(rows):,} cells looked at, {n_other:,} lie elsewhere in obsm['{key}']"
+        warnings.warn(
+            f"{self.name} was fitted to other points than the AnnData holds now: {differs}. dynamo evaluates at the "
+            f"former ('X'); here the field is evaluated at the cells that are given",
+            StabdaskWarning,
+            stacklevel=4,
+        )
 
     def _check_axes(self, n_axes: int) -> None:
         """Raise unless the axes of the field are the first of the embedding."""

@@ -50,6 +50,10 @@ class ParameterSource(ABC):
         """Return the element at a place such as ``("varm", "PCs")``; `keys` tells which there are."""
         raise MissingKeyError(f"{self.name} has no {'/'.join(where)}")
 
+    def stored(self, *where: str) -> Any:
+        """Return the element at a place as it is stored: of a file, what can be read row by row."""
+        return self.element(*where)
+
 
 class AnnDataSource(ParameterSource):
     """An AnnData object, in memory, backed or lazy."""
@@ -135,6 +139,9 @@ class _ElementSource(ParameterSource):
         from anndata.io import read_elem
 
         return read_elem(self._at(where))
+
+    def stored(self, *where: str) -> Any:
+        return self._at(where)
 
     def _at(self, where: tuple[str, ...]) -> Any:
         item = self._root.get(where[0], {})

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RKHSLinearization"]
 
+_CACHED_BYTES = 2**19
+
 
 class RKHSLinearization(Linearization):
     """Jacobians of cells in the space of the axes, and what they are between genes: ``Q J Q^T``."""
@@ -30,13 +32,19 @@ class RKHSLinearization(Linearization):
         self.active = np.ones(x.shape, dtype=bool)
 
     @cached_property
+    def _both(self) -> tuple[XArray, XArray]:
+        return self._function.values_and_jacobians(self._x)
+
+    @property
     def _jacobians(self) -> XArray:
         """``(cell, axis, axis)``."""
-        return self._function.jacobians(self._x)
+        return self._both[1]
 
     @cached_property
     def _velocities(self) -> XArray:
-        return self._function.values(self._x).astype(np.float64)
+        # Where nobody has asked for Jacobians, they are not computed for this.
+        values = self._both[0] if "_both" in self.__dict__ else self._function.values(self._x)
+        return values.astype(np.float64)
 
     @cached_property
     def _accelerations(self) -> XArray:
@@ -91,16 +99,21 @@ class RKHSLinearization(Linearization):
 
     def rotational_norm(self) -> Array:
         """Return |(J - J^T)/2|."""
-        J = self._jacobians
-        return self._norms(0.5 * (J - J.transpose(0, 2, 1)))
+        xp, n = self._xp, len(self._x)
+        found = np.empty(n)
+        # A few cells at a time, which stay in the cache.
+        step = max(1, _CACHED_BYTES // (8 * self._x.shape[1] ** 2)) if xp is np else max(1, n)
+        for first in range(0, n, step):
+            J = self._jacobians[first : first + step]
+            apart = (J - J.transpose(0, 2, 1)).reshape(len(J), -1)
+            squares = xp.einsum("cp,cp->c", apart, apart, dtype=np.float64)
+            found[first : first + step] = to_host(0.5 * xp.sqrt(squares))
+        return found
 
     def squares_beyond_rest(self) -> Array:
         """Return the squared Frobenius norm of J."""
-        return self._norms(self._jacobians) ** 2
-
-    def _norms(self, matrices: XArray) -> Array:
-        squares = self._xp.einsum("cij,cij->c", matrices, matrices, dtype=np.float64)
-        return to_host(self._xp.sqrt(squares))
+        flat = self._jacobians.reshape(len(self._x), -1)
+        return to_host(self._xp.einsum("cp,cp->c", flat, flat, dtype=np.float64))
 
     def reactivity(self) -> Array:
         """Return the largest eigenvalue of (J + J^T)/2, by a dense symmetric solver."""
@@ -133,40 +146,43 @@ class RKHSLinearization(Linearization):
 
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return Q_i J Q_j^T for pairs of genes."""
-        if self._loadings is None:
-            return to_host(self._jacobians[:, effectors, regulators]).astype(np.float64)
         xp, d = self._xp, self._x.shape[1]
+        if self._loadings is None:
+            found = self._jacobians[:, xp.asarray(effectors), xp.asarray(regulators)]
+            return to_host(found).astype(np.float64)
         left, right = self._rows_of(effectors), self._rows_of(regulators)
         # One column for each pair, so that all cells are one product of matrices.
         columns = (left[:, :, None] * right[:, None, :]).reshape(len(effectors), d * d).T
         flat = self._jacobians.reshape(len(self._x), d * d)
-        return to_host(flat @ columns.astype(flat.dtype)).astype(np.float64) if d else xp.zeros((0, 0))
+        return to_host(flat @ columns.astype(flat.dtype)).astype(np.float64)
 
     def block(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return Q_eff J Q_reg^T; see `Linearization.block`."""
         J = self._jacobians[self._xp.asarray(cells)]
-        return self._between_genes(J, effectors, self._columns_of(J, regulators))
+        return self._between_genes(effectors, self._columns_of(J, regulators))
 
     def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return -Q_eff J^-1 Q_reg^T: J has no inverse between genes, only along the axes."""
         J = self._jacobians[self._xp.asarray(cells)].astype(np.float64)
-        d = J.shape[1]
-        right = self._xp.eye(d)[:, regulators] if self._loadings is None else self._rows_of(regulators).T
+        xp, d = self._xp, J.shape[1]
+        right = (
+            xp.eye(d)[:, xp.asarray(regulators)] if self._loadings is None else self._rows_of(regulators).T
+        )
         pushed = solve_or_nan(J, right)
-        return -self._between_genes(None, effectors, pushed)
+        return -self._between_genes(effectors, pushed)
 
     def _columns_of(self, J: XArray, regulators: Index) -> XArray:
         """Return J Q_reg^T, ``(cell, axis, regulator)``."""
         if self._loadings is None:
-            return J[:, :, regulators]
+            return J[:, :, self._xp.asarray(regulators)]
         right = self._rows_of(regulators).T.astype(J.dtype)
         n, d, _ = J.shape
         return (J.reshape(n * d, d) @ right).reshape(n, d, len(regulators))
 
-    def _between_genes(self, J: XArray | None, effectors: Index, columns: XArray) -> Array:
+    def _between_genes(self, effectors: Index, columns: XArray) -> Array:
         """Return Q_eff times columns ``(cell, axis, regulator)``, on the host."""
         if self._loadings is None:
-            return to_host(columns[:, effectors, :]).astype(np.float64)
+            return to_host(columns[:, self._xp.asarray(effectors), :]).astype(np.float64)
         left = self._rows_of(effectors).astype(columns.dtype)
         return to_host(self._xp.matmul(left, columns)).astype(np.float64)
 

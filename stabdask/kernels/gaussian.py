@@ -96,16 +96,22 @@ class GaussianSum:
 
     def jacobians(self, x: npt.ArrayLike | XArray) -> XArray:
         """Return the Jacobians dv_i/dx_j at points x ``(n, d)``, ``(n, d, d)``."""
+        return self.values_and_jacobians(x)[1]
+
+    def values_and_jacobians(self, x: npt.ArrayLike | XArray) -> tuple[XArray, XArray]:
+        """Return `values` and `jacobians`, for which the kernel is evaluated once."""
         points = self._local(x)
+        values = self._xp.empty(points.shape, dtype=self.dtype)
         out = self._xp.empty((len(points), self.n_axes, self.n_axes), dtype=self.dtype)
         for rows in self._batches(len(points)):
             here = points[rows]
             kernel = self._kernel(here)
+            self._xp.matmul(kernel, self._coefficients, out=values[rows])
             if self.n_axes > _MOST_AXES:
                 self._point_by_point(here, kernel, out[rows])
             else:
-                self._by_products(here, kernel, out[rows])
-        return out
+                self._by_products(here, kernel, values[rows], out[rows])
+        return values, out
 
     def curvatures(self, x: npt.ArrayLike | XArray, direction: npt.ArrayLike | XArray) -> XArray:
         """Return second derivatives along a direction u of each point: d^2 v(x + s u) / ds^2 at s = 0, ``(n, d)``."""
@@ -142,7 +148,7 @@ class GaussianSum:
         xp.minimum(kernel, 0.0, out=kernel)
         return xp.exp(kernel, out=kernel)
 
-    def _by_products(self, points: XArray, kernel: XArray, out: XArray) -> None:
+    def _by_products(self, points: XArray, kernel: XArray, values: XArray, out: XArray) -> None:
         xp, d = self._xp, self.n_axes
         flat = out.reshape(len(out), d * d)
         if len(self._slices) == 1:
@@ -151,9 +157,7 @@ class GaussianSum:
             flat[...] = 0.0
             for part in self._slices:
                 flat += kernel[:, part] @ self._outer(part)
-        pull = kernel @ self._coefficients
-        pull *= 2.0 * self.beta
-        out -= pull[:, :, None] * points[:, None, :]
+        out -= (2.0 * self.beta * values)[:, :, None] * points[:, None, :]
 
     def _point_by_point(self, points: XArray, kernel: XArray, out: XArray) -> None:
         transposed = self._coefficients.T

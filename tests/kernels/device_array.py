@@ -21,6 +21,7 @@ FUNCTIONS = (
         "arange",
         "argmax",
         "ascontiguousarray",
+        "broadcast_to",
         "concatenate",
         "copyto",
         "count_nonzero",
@@ -33,6 +34,7 @@ FUNCTIONS = (
         "empty",
         "empty_like",
         "exp",
+        "eye",
         "full",
         "full_like",
         "hypot",
@@ -40,7 +42,8 @@ FUNCTIONS = (
         "isinf",
         "isnan",
     ),
-    *("log", "matmul", "max", "maximum", "multiply", "negative", "put_along_axis", "sqrt", "sum", "swapaxes"),
+    *("log", "matmul", "max", "maximum", "minimum", "multiply", "negative", "ones", "put_along_axis", "sqrt"),
+    *("sum", "swapaxes"),
     *("take_along_axis", "tile", "where", "zeros"),
 )
 """All of them are functions of CuPy 14.2, with the arguments that are passed here."""
@@ -141,6 +144,7 @@ class DeviceArray(NDArrayOperatorsMixin):
             "ravel",
             "reshape",
             "sum",
+            "transpose",
             "view",
         )
         if name not in methods:
@@ -188,5 +192,23 @@ def add_functions(module: ModuleType) -> None:
             return value if dtype is None else DeviceArray(value._host.astype(dtype, copy=False))
         return DeviceArray(np.array(value, dtype=dtype))
 
+    def solve(matrices: Any, right: Any) -> Any:
+        try:
+            return np.linalg.solve(matrices, right)
+        except np.linalg.LinAlgError:  # of which a GPU says nothing: one singular matrix has infinities
+            pairs = zip(matrices, right, strict=True)
+            singular = [np.linalg.matrix_rank(a) < len(a) for a in matrices]
+            found = [
+                np.full(b.shape, np.inf) if s else np.linalg.solve(a, b)
+                for s, (a, b) in zip(singular, pairs, strict=True)
+            ]
+            return np.stack(found)
+
+    def slogdet(matrices: Any) -> Any:
+        return tuple(DeviceArray(part) for part in np.linalg.slogdet(matrices))
+
+    module.linalg = SimpleNamespace(  # type: ignore[attr-defined]
+        solve=on_device(solve), slogdet=on_device(slogdet), eigvalsh=on_device(np.linalg.eigvalsh)
+    )
     module.asarray = asarray  # type: ignore[attr-defined]
     module.ndarray = DeviceArray  # type: ignore[attr-defined]
