@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
     from stabdask.atlas.exporters import to_anndata
+    from stabdask.atlas.sampling import sample
     from stabdask.atlas.simulate import SimulatedAtlas, simulate_atlas
     from stabdask.fields.base import Field
     from stabdask.fields.hopfield import HopfieldField
@@ -55,6 +56,7 @@ _HOMES = {
     "rank_elements": "stabdask.analysis.rankings",
     "read_field": "stabdask.fields.reading",
     "run": "stabdask.runs.runner",
+    "sample": "stabdask.atlas.sampling",
     "simulate_atlas": "stabdask.atlas.simulate",
     "stability": "stabdask.runs.lazy",
     "status": "stabdask.runs.status",
@@ -87,6 +89,7 @@ __all__ = [
     "rank_elements",
     "read_field",
     "run",
+    "sample",
     "simulate_atlas",
     "stability",
     "status",
