@@ -286,6 +286,19 @@ def test_a_subset_is_evaluated_where_its_cells_are() -> None:
     assert shuffled.uns["jacobian_pca"]["jacobian"].shape == (4, 4, 25)
 
 
+def test_what_is_said_is_said_once_and_of_the_line_that_called() -> None:
+    fit = dynamo_fit()
+    fit.adata.uns["PCs"] = 2.0 * fit.adata.uns["PCs"]
+    part = fit.adata[:7].copy()
+    with pytest.warns(StabdaskWarning) as said:
+        dyn.vf.jacobian(part, fit.genes[:2])
+    texts = sorted(str(warning.message) for warning in said)
+    assert len(texts) == 2
+    assert "not orthonormal" in texts[0]
+    assert "fitted to 25 cells" in texts[1]
+    assert {warning.filename for warning in said} == {__file__}
+
+
 def test_cells_as_at_the_fit_say_nothing() -> None:
     fit = dynamo_fit()
     fit.adata.obsm["X_pca"] = fit.adata.obsm["X_pca"].astype(np.float32)

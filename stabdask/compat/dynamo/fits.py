@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.compat.dynamo.functions import GivenFunction, function_of
+from stabdask.compat.dynamo.functions import GivenFunction, GivenLinearization, function_of
 from stabdask.compat.dynamo.notes import say
 from stabdask.compat.dynamo.points import embedded_points, fitted_to, points_over_genes
 from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError
@@ -26,8 +26,6 @@ from stabdask.kernels.threads import single_threaded_blas
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stabdask.kernels.gaussian import GaussianSum
-
 __all__ = ["Fit", "Rows", "compute_cells", "empty_results", "open_fit", "suffixed"]
 
 Rows = slice | Index
@@ -35,9 +33,11 @@ Rows = slice | Index
 
 _METHODS = ("analytical", "numerical", "parallel")
 _PARAMETERS = ("X_ctrl", "C", "beta")
-_BLOCK_BYTES = 32 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 _MOST_CELLS = 2048
 _PROBED = 3
+_OF_CELLS = ("was fitted to other points", "undoes the logarithm")
+"""What the reader says of cells that it does not know: here it is known where they are."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,16 @@ def open_fit(
 
 
 def _read(adata: AnnData, basis: str | None, Qkey: str | None) -> RKHSField:
-    with warnings.catch_warnings():
-        if basis is None:
-            # It says which units cells must be in: here they are those of the fit.
-            warnings.filterwarnings("ignore", message=".*undoes the logarithm", category=StabdaskWarning)
-        return read_dynamo(adata, basis=basis, Qkey=Qkey)
+    """Read a field; what is said of it points to the caller, and what is said here of its cells is said once."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        field = read_dynamo(adata, basis=basis, Qkey=Qkey)
+    for warning in said:
+        if not issubclass(warning.category, StabdaskWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        elif not any(text in str(warning.message) for text in _OF_CELLS):
+            say(str(warning.message))
+    return field
 
 
 def _holding(adata: AnnData, parameters: Mapping[str, Any], basis: str | None, Qkey: str | None) -> AnnData:
@@ -164,13 +169,12 @@ def _of_field(adata: AnnData, field: RKHSField, basis: str | None, fitted: Array
     genes = field.genes if basis is None or field.loadings is not None else None
     if method == "numerical":
         function = GivenFunction(field.velocity, partial(field.jacobian, method="numerical"))
-        return Fit(_linearizer(function, field.loadings), points, field.loadings, genes)
+        return Fit(partial(_linearized, function, field.loadings), points, field.loadings, genes)
     return Fit(partial(field.linearize, cluster=0), points, field.loadings, genes)
 
 
-def _linearizer(function: GivenFunction, loadings: Array | None) -> Callable[[Array], RKHSLinearization]:
-    # A linearization asks of its function nothing but values and derivatives.
-    return lambda x: RKHSLinearization(cast("GaussianSum", function), x, loadings)
+def _linearized(function: GivenFunction, loadings: Array | None, x: Array) -> GivenLinearization:
+    return GivenLinearization(function, x, loadings)
 
 
 def _is_what_it_does(field: RKHSField, given: Any) -> bool:
@@ -195,7 +199,7 @@ def _of_function(adata: AnnData, given: Any, basis: str | None, Qkey: str | None
     else:
         points = points_over_genes(adata, data, None)
     names, loadings = _lift(adata, points.shape[1], basis, Qkey)
-    return Fit(_linearizer(function, loadings), points, loadings, names)
+    return Fit(partial(_linearized, function, loadings), points, loadings, names)
 
 
 def _data_of(given: Any) -> Array | None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from stabdask.errors import InputError, UsageError
 from stabdask.fields.base import Array
+from stabdask.fields.rkhs_linear import RKHSLinearization
 
-__all__ = ["GivenFunction", "differences", "function_of"]
+if TYPE_CHECKING:
+    from stabdask.kernels.gaussian import GaussianSum
+
+__all__ = ["GivenFunction", "GivenLinearization", "differences", "function_of"]
 
 
 @dataclass(frozen=True)
 class GivenFunction:
-    """A function and its Jacobian, with what a linearization asks of a sum of kernels.
+    """A function and its Jacobian.
 
     Attributes
     ----------
@@ -29,14 +34,6 @@ class GivenFunction:
     velocity: Callable[[Array], Array]
     jacobian: Callable[[Array], Array]
 
-    def values(self, x: Array) -> Array:
-        """Return v(x)."""
-        return self.velocity(x)
-
-    def jacobians(self, x: Array) -> Array:
-        """Return the Jacobians dv_i/dx_j."""
-        return self.jacobian(x)
-
     def curvatures(self, x: Array, direction: Array) -> Array:
         """Return d^2 v(x + s u) / ds^2 at s = 0, by central differences of the Jacobian."""
         length = np.sqrt((direction**2).sum(axis=1, keepdims=True))
@@ -45,6 +42,24 @@ class GivenFunction:
         change = self.jacobian(x + step * unit) - self.jacobian(x - step * unit)
         bend: Array = (change @ unit[:, :, None])[:, :, 0] * (length**2 / (2.0 * step))
         return bend
+
+
+class GivenLinearization(RKHSLinearization):
+    """Jacobians of a given function over axes, lifted as those of a sum of kernels are."""
+
+    def __init__(self, function: GivenFunction, x: Array, loadings: Array | None) -> None:
+        """Linearize `function` at `x` ``(cell, axis)``; `loadings` are ``(gene, axis)``."""
+        # All that is asked of it there but what is overridden here is the second derivative along a direction.
+        super().__init__(cast("GaussianSum", function), x, loadings)
+        self._given = function
+
+    @cached_property
+    def _jacobians(self) -> Array:
+        return self._given.jacobian(self._x)
+
+    @cached_property
+    def _velocities(self) -> Array:
+        return self._given.velocity(self._x)
 
 
 def function_of(given: Any, method: str) -> GivenFunction:
