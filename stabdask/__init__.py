@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stabdask.analysis.aggregate import extremes, summarize
     from stabdask.analysis.comparison import compare
     from stabdask.analysis.drivers import driver_edges, driver_genes
+    from stabdask.analysis.fixed_point_table import fixed_point_table
     from stabdask.analysis.rankings import rank_elements
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stabdask.fields.reading import read_field
     from stabdask.fields.rkhs import RKHSField
     from stabdask.report.document import write_report
+    from stabdask.runs.fixed_points import fixed_points
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
     from stabdask.runs.results import open_results
@@ -50,6 +52,8 @@ _HOMES = {
     "driver_edges": "stabdask.analysis.drivers",
     "driver_genes": "stabdask.analysis.drivers",
     "extremes": "stabdask.analysis.aggregate",
+    "fixed_point_table": "stabdask.analysis.fixed_point_table",
+    "fixed_points": "stabdask.runs.fixed_points",
     "open_cells": "stabdask.atlas.cells",
     "open_results": "stabdask.runs.results",
     "plan": "stabdask.runs.plan",
@@ -82,6 +86,8 @@ __all__ = [
     "driver_edges",
     "driver_genes",
     "extremes",
+    "fixed_point_table",
+    "fixed_points",
     "open_cells",
     "open_results",
     "pl",

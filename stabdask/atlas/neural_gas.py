@@ -48,7 +48,8 @@ _NOISE = 0.01
 """Rounding of distances to the nearest node, relative to them, up to which they are computed in float32."""
 
 _KMEANS_PRESENTATIONS = 100
-_KMEANS_BATCH = 1024
+_KMEANS_FEWEST = 20_000
+_KMEANS_BATCH = 64
 _SEEDING_POINTS = 20
 _SEEDING_SHARE = 4
 
@@ -81,10 +82,10 @@ def topology_nodes(points: Array, n: int, rng: np.random.Generator) -> npt.NDArr
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> points = np.concatenate([rng.normal(0, 0.1, (500, 1)), rng.normal(5, 0.1, (500, 1))])
+    >>> points = np.concatenate([rng.normal(1, 0.1, (500, 1)), rng.normal(5, 0.1, (500, 1))])
     >>> nodes = topology_nodes(points, 2, rng)
     >>> np.sort(nodes.ravel()).round(1).tolist()
-    [0.0, 5.0]
+    [1.0, 5.0]
     """
     first = rng.choice(len(points), n, replace=False, shuffle=False)
     scaled = _Scaled.of(points, n)
@@ -109,8 +110,8 @@ def kmeans_centers(points: Array, n: int, rng: np.random.Generator) -> npt.NDArr
     """Return centers placed by mini-batch k-means.
 
     They start as points drawn with probability proportional to the squared distance to the nearest one drawn before
-    (k-means++), some of them at a time. Then 100 n points are presented: in batches, each center moves to the mean
-    of all presentations it was the nearest of.
+    (k-means++), some of them at a time. Then 100 n points, at least 20,000, are presented: in batches, each center
+    moves to the mean of all presentations it was the nearest of.
 
     Parameters
     ----------
@@ -133,9 +134,9 @@ def kmeans_centers(points: Array, n: int, rng: np.random.Generator) -> npt.NDArr
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> points = np.concatenate([rng.normal(0, 0.1, (500, 1)), rng.normal(5, 0.1, (500, 1))])
+    >>> points = np.concatenate([rng.normal(1, 0.1, (500, 1)), rng.normal(5, 0.1, (500, 1))])
     >>> np.sort(kmeans_centers(points, 2, rng).ravel()).round(1).tolist()
-    [0.0, 5.0]
+    [1.0, 5.0]
     """
     among: Index = np.arange(len(points))
     if len(points) > _SEEDING_POINTS * n:
@@ -144,7 +145,7 @@ def kmeans_centers(points: Array, n: int, rng: np.random.Generator) -> npt.NDArr
     with single_threaded_blas():
         centers = scaled.rows[_spread(scaled, among, n, rng), : scaled.n_axes].copy()
         counts = np.zeros(n)
-        n_left = _KMEANS_PRESENTATIONS * n
+        n_left = max(_KMEANS_PRESENTATIONS * n, _KMEANS_FEWEST)
         while n_left:
             shown = rng.integers(len(points), size=min(max(n, _KMEANS_BATCH), n_left))
             n_left -= len(shown)

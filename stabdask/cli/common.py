@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stabdask.fields.base import Field
 
 __all__ = [
+    "add_input_arguments",
     "add_job_arguments",
     "add_json",
     "add_store",
@@ -32,6 +33,7 @@ __all__ = [
     "parse_elements",
     "parse_genes",
     "parse_names",
+    "plain_values",
     "print_json",
     "shorten",
     "summary_table",
@@ -52,8 +54,8 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, metavar="STORE", help="store of a run, e.g. out.zarr")
 
 
-def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which cells, which field, and what to compute."""
+def add_input_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Add what says which cells and which field; return the group of these arguments."""
     data = parser.add_argument_group("input")
     data.add_argument(
         "atlas", nargs="+", type=Path, help="h5ad or zarr AnnData; several are read as one atlas"
@@ -71,6 +73,13 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--cluster-key", help="column of obs with cluster labels (one cluster 'all' if not given)"
     )
+    parser.set_defaults(obs="", embedding="")
+    return data
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which cells, which field, and what to compute."""
+    data = add_input_arguments(parser)
     data.add_argument(
         "--missing-cluster",
         default="error",
@@ -88,6 +97,18 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="[NAME=]KEY,...",
         help="embeddings in obsm to bring along into the results, e.g. X_umap",
+    )
+    data.add_argument("--sample", type=int, metavar="N", help="compute N cells only, chosen as follows")
+    data.add_argument(
+        "--sample-method",
+        choices=("random", "velocity", "trn", "kmeans", "stratified"),
+        help="by chance (default), by speed, by neural gas or k-means, or by cluster",
+    )
+    data.add_argument("--sample-seed", type=int, metavar="SEED", help="same seed, same cells (0)")
+    data.add_argument(
+        "--sample-basis",
+        metavar="NAME",
+        help="embedding, one of those of --embedding, whose distances trn and kmeans go by",
     )
     what = parser.add_argument_group("what to compute")
     what.add_argument("--spectrum", choices=("full", "leading", "none"), default="full", help="default: full")
@@ -162,7 +183,30 @@ def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
         obs_keys=parse_names(options.obs, "--obs"),
         embeddings=parse_names(options.embedding, "--embedding"),
     )
-    return cells, field
+    return _sampled(cells, field, options), field
+
+
+def _sampled(cells: xr.Dataset, field: Field, options: argparse.Namespace) -> xr.Dataset:
+    """Return the cells that the arguments choose: all without --sample."""
+    if options.sample is None:
+        for name in ("method", "seed", "basis"):
+            if getattr(options, f"sample_{name}") is not None:
+                raise UsageError(
+                    f"--sample-{name} says how to choose cells, but not how many; give --sample N"
+                )
+        return cells
+    from stabdask.atlas.sampling import Method, sample
+
+    method: Method = options.sample_method or "random"
+    return sample(
+        cells,
+        options.sample,
+        method=method,
+        seed=options.sample_seed or 0,
+        field=field if method == "velocity" else None,
+        basis=options.sample_basis,
+        missing_cluster=options.missing_cluster,
+    )
 
 
 def job_options(options: argparse.Namespace, field: Field) -> dict[str, Any]:
@@ -279,20 +323,21 @@ def group_labels(ds: xr.Dataset, text: str) -> list[str]:
 
 def print_json(values: Any) -> None:
     """Print values as one JSON document; NaN and infinities become null."""
-    print(json.dumps(_plain(values), indent=2, ensure_ascii=False))
+    print(json.dumps(plain_values(values), indent=2, ensure_ascii=False))
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
+    """Return a value as JSON has it: arrays as lists, complex numbers as two, NaN and infinities as null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_values(item) for item in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain_values(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain_values(value.item())
     if isinstance(value, complex):
-        return {"real": _plain(value.real), "imag": _plain(value.imag)}
+        return {"real": plain_values(value.real), "imag": plain_values(value.imag)}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

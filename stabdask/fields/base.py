@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from stabdask.errors import MissingKeyError, near_misses
 from stabdask.kernels.eig import EigResult, Vectors, eig
+from stabdask.kernels.solve import solve_damped, solve_or_nan
 
 if TYPE_CHECKING:
     from stabdask.kernels.krylov_operator import BatchedOperator
@@ -161,7 +162,7 @@ class Linearization(ABC):
 
     @abstractmethod
     def velocity(self) -> Array:
-        """Return the velocity, ``(cell, axis)``."""
+        """Return the velocity, ``(cell, axis)``, on the host."""
 
     @abstractmethod
     def acceleration(self) -> Array:
@@ -174,6 +175,59 @@ class Linearization(ABC):
     def curl(self) -> Array:
         """Return the curl of the velocity of a field with two or three axes, ``(cell, 1)`` or ``(cell, 3)``."""
         raise NotImplementedError(f"{type(self).__name__} has no curl")
+
+    def velocity_scale(self) -> Array:
+        """Return the sum of the absolute values of the terms of each component of the velocity, ``(cell, axis)``.
+
+        A velocity is zero, to rounding, where it is small beside this: not where all its terms are small.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how large the terms of its velocity are"
+        )
+
+    def solve_jacobian(
+        self,
+        cells: Index,
+        b: Array,
+        *,
+        shift: Array | None = None,
+        damping: Array | None = None,
+        weights: Array | None = None,
+    ) -> Array:
+        """Solve ``(J - shift) x = b`` through the cores.
+
+        Parameters
+        ----------
+        cells
+            Rows of this linearization.
+        b
+            ``(len(cells), axis)``.
+        shift
+            ``(len(cells),)``, 1/time: what is taken off the diagonal; 0 if not given.
+        damping
+            ``(len(cells),)`` positive: solve the system of the core as damped least squares, which has a solution
+            also where the core is singular (see `stabdask.kernels.solve.solve_damped`). What is outside the core is
+            then solved exactly for that.
+        weights
+            ``(len(cells), axis)`` positive, of the squares of a damped solution.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(len(cells), axis)``; NaN for a cell whose matrix is singular (with `damping`: not finite). With
+            `damping`, an axis outside the core whose eigenvalue is 0 is 0.
+        """
+        cores = self.cores(cells)
+        n = b.shape[1]
+        if cores.shape[1:] != (n, n) or (self.sizes[cells] < n).any():
+            # Fields with something outside the core have a way of their own.
+            raise NotImplementedError(f"{type(self).__name__} has more to its Jacobians than cores")
+        if shift is not None:
+            cores[:, np.arange(n), np.arange(n)] -= shift[:, None]
+        if damping is not None:
+            return solve_damped(cores, b, damping, weights)
+        solved: Array = solve_or_nan(cores, b[:, :, None])[:, :, 0]
+        return solved
 
     @abstractmethod
     def elements(self, effectors: Index, regulators: Index) -> Array:
@@ -321,6 +375,17 @@ class Field(ABC):
     @abstractmethod
     def jacobian_elements(self, x: npt.ArrayLike, cluster: str, effectors: Index, regulators: Index) -> Array:
         """Return elements between pairs of genes from dense Jacobians, ``(cell, pair)``: the oracle."""
+
+    def floor(self, cluster: int) -> Array:
+        """Return the lowest state that the field can be linearized at, ``(axis,)``; -inf where there is no lowest."""
+        return np.full(len(self.axes), -np.inf)
+
+    def fixed_point_bounds(self, cluster: int) -> tuple[Array, Array]:
+        """Return bounds that every fixed point lies within, each ``(axis,)``; infinite where the field has none.
+
+        Below `floor` those of the field as it goes on there: see `stabdask.analysis.roots`.
+        """
+        return np.full(len(self.axes), -np.inf), np.full(len(self.axes), np.inf)
 
     @abstractmethod
     def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:

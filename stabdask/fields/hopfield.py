@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HopfieldCluster", "HopfieldField"]
 
+_STEEP_FLOOR = 1e-12
+"""Of its threshold: the least expression of a regulator with n < 1 at which the field is linearized."""
+
 
 class HopfieldField(Field):
     """A Hopfield velocity field with parameters per cluster.
@@ -258,6 +261,24 @@ class HopfieldField(Field):
             xp.cuda.get_current_stream().synchronize()
             self._device_models[key] = moved
         return HopfieldLinearization(model, x, on_device=self._device_models[key])
+
+    def floor(self, cluster: int) -> Array:
+        """Return 0, and a little more for regulators with n < 1, whose slope at 0 is infinite."""
+        p = self.parameters[cluster]
+        floor = np.zeros(self.n_genes)
+        steep = p.regulators[p.hill.take(p.regulators).infinite_slope_at_zero()]
+        floor[steep] = _STEEP_FLOOR * p.hill.take(steep).branch(np.zeros((1, len(steep))))[0][0]
+        return floor
+
+    def fixed_point_bounds(self, cluster: int) -> tuple[Array, Array]:
+        """Return bounds of every fixed point: activations are between 0 and 1, so W phi + I has bounds."""
+        p = self.parameters[cluster]
+        lowest = np.minimum(p.weights, 0.0).sum(axis=1, dtype=np.float64) + p.bias
+        highest = np.maximum(p.weights, 0.0).sum(axis=1, dtype=np.float64) + p.bias
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = np.stack([lowest / p.gamma, highest / p.gamma])
+        ends[:, p.gamma == 0] = [[-np.inf], [np.inf]]
+        return ends.min(axis=0), ends.max(axis=0)
 
     def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:
         """Refuse negative expression, and no expression of a regulator with n < 1 (infinite slope)."""

@@ -341,6 +341,31 @@ class HopfieldLinearization(Linearization):
             speed[cells] = to_host(xp.sqrt(xp.einsum("gc,gc->c", velocity, velocity)))
         return speed
 
+    def velocity(self) -> Array:
+        """Return W phi - gamma x + I, ``(cell, gene)``."""
+        return np.ascontiguousarray(to_host(self._velocity(slice(None))).T)
+
+    def velocity_scale(self) -> Array:
+        """Return |W| phi + |gamma x| + |I|; see `Linearization.velocity_scale`."""
+        model = self._model
+        driven = np.asarray(model.absolute_drive @ to_host(self._activation).T)
+        scale: Array = driven.T + np.abs(model.gamma * to_host(self._x)) + np.abs(model.bias)
+        return scale
+
+    def solve_jacobian(
+        self,
+        cells: Index,
+        b: Array,
+        *,
+        shift: Array | None = None,
+        damping: Array | None = None,
+        weights: Array | None = None,
+    ) -> Array:
+        """Solve ``(J - shift) x = b`` on the host; see `Linearization.solve_jacobian`."""
+        from stabdask.fields.hopfield_solve import solve_jacobian
+
+        return solve_jacobian(self._model, self._host_slope[cells], b, shift, damping, weights)
+
     def _velocity(self, cells: slice) -> XArray:
         """Return the velocity of some cells, ``(gene, cell)``: on a CPU, while they are few it stays in the cache."""
         here, xp = self._here, self._xp
@@ -349,10 +374,6 @@ class HopfieldLinearization(Linearization):
         velocity -= here.gamma[:, None] * self._x[cells].T
         velocity += here.bias[:, None]
         return velocity
-
-    def velocity(self) -> Array:
-        """Return W phi - gamma x + I, ``(cell, gene)``."""
-        return to_host(self._velocity(slice(None)).T)
 
     def acceleration(self) -> Array:
         """Return W (phi' o v) - gamma o v, ``(cell, gene)``."""

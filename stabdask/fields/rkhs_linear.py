@@ -129,6 +129,10 @@ class RKHSLinearization(Linearization):
         """Return v(x)."""
         return to_host(self._velocities)
 
+    def velocity_scale(self) -> Array:
+        """Return sum_m |C_m| K_m(x); see `Linearization.velocity_scale`."""
+        return to_host(self._function.magnitudes(self._x)).astype(np.float64)
+
     def acceleration(self) -> Array:
         """Return J v."""
         return to_host(self._accelerations)
@@ -164,12 +168,7 @@ class RKHSLinearization(Linearization):
     def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return -Q_eff J^-1 Q_reg^T: J has no inverse between genes, only along the axes."""
         J = self._jacobians[self._xp.asarray(cells)].astype(np.float64)
-        xp, d = self._xp, J.shape[1]
-        right = (
-            xp.eye(d)[:, xp.asarray(regulators)] if self._loadings is None else self._rows_of(regulators).T
-        )
-        pushed = solve_or_nan(J, right)
-        return -self._between_genes(effectors, pushed)
+        return -self._between_genes(effectors, solve_or_nan(J, self._rows_of(regulators).T))
 
     def _columns_of(self, J: XArray, regulators: Index) -> XArray:
         """Return J Q_reg^T, ``(cell, axis, regulator)``."""
@@ -187,8 +186,9 @@ class RKHSLinearization(Linearization):
         return to_host(self._xp.matmul(left, columns)).astype(np.float64)
 
     def _rows_of(self, genes: Index) -> XArray:
-        assert self._loadings is not None
-        return self._loadings[self._xp.asarray(genes)]
+        """Return rows of the loadings; where axes are genes these are of the identity."""
+        loadings = self._xp.eye(self._x.shape[1]) if self._loadings is None else self._loadings
+        return loadings[self._xp.asarray(genes)]
 
     def participation(self, cells: Index, right: XArray, left: XArray) -> npt.NDArray[Any]:
         """Return conj(y_i) x_i / (y^H x) of the vectors over genes; see `Linearization.participation`."""

@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from stabdask.kernels.arrays import XArray
 
-__all__ = ["GaussianSum", "rows_at_once"]
+__all__ = ["GaussianSum"]
 
 _KERNEL_BYTES = 8 * 2**20
 """Kernel values that are worked on together on a CPU: they stay in its cache."""
 _DEVICE_BYTES = 256 * 2**20
+"""The same on a GPU."""
 _PRODUCT_BYTES = 64 * 2**20
 """What products of coefficients and centers may take: where they would take more, it is by slices of centers."""
 _MOST_AXES = 64
@@ -67,31 +68,31 @@ class GaussianSum:
         self.dtype = np.dtype(dtype)
         self.beta = float(beta)
         z = np.asarray(centers, dtype=np.float64)
-        self._shift_host = z.mean(axis=0)
-        z = z - self._shift_host
+        shift = z.mean(axis=0)
+        z = z - shift
         self.n_centers, self.n_axes = z.shape
         # One product of these with (x, |x|^2, 1) is the exponent.
         exponent = np.concatenate(
             [2.0 * self.beta * z.T, np.full((1, len(z)), -self.beta), -self.beta * (z**2).sum(axis=1)[None]]
         )
-        self._shift = xp.asarray(self._shift_host)
+        self._shift = xp.asarray(shift)
         self._centers = xp.asarray(z.astype(self.dtype))
         self._exponent = xp.asarray(exponent.astype(self.dtype))
         self._coefficients = xp.asarray(np.asarray(coefficients, dtype=np.float64).astype(self.dtype))
 
-    def on_device(self, xp: Any, dtype: npt.DTypeLike) -> GaussianSum:
-        """Return the same function for another array module or precision."""
-        from stabdask.kernels.arrays import to_host
-
-        centers = to_host(self._centers).astype(np.float64) + self._shift_host
-        return GaussianSum(centers, to_host(self._coefficients), self.beta, dtype=dtype, xp=xp)
-
     def values(self, x: npt.ArrayLike | XArray) -> XArray:
         """Return v at points x ``(n, d)``, ``(n, d)``."""
+        return self._summed(x, self._coefficients)
+
+    def magnitudes(self, x: npt.ArrayLike | XArray) -> XArray:
+        """Return the sum of the absolute values of the terms of v at points x ``(n, d)``, ``(n, d)``."""
+        return self._summed(x, self._xp.abs(self._coefficients))
+
+    def _summed(self, x: npt.ArrayLike | XArray, coefficients: XArray) -> XArray:
         points = self._local(x)
         out = self._xp.empty(points.shape, dtype=self.dtype)
         for rows in self._batches(len(points)):
-            self._xp.matmul(self._kernel(points[rows]), self._coefficients, out=out[rows])
+            self._xp.matmul(self._kernel(points[rows]), coefficients, out=out[rows])
         return out
 
     def jacobians(self, x: npt.ArrayLike | XArray) -> XArray:
@@ -134,7 +135,8 @@ class GaussianSum:
         return (points.astype(np.float64) - self._shift).astype(self.dtype)
 
     def _batches(self, n: int) -> list[slice]:
-        rows = rows_at_once(self.n_centers, self.dtype.itemsize, on_host=self._xp is np)
+        budget = _KERNEL_BYTES if self._xp is np else _DEVICE_BYTES
+        rows = max(1, budget // (self.dtype.itemsize * self.n_centers))
         return [slice(first, min(first + rows, n)) for first in range(0, n, rows)]
 
     def _kernel(self, points: XArray) -> XArray:
@@ -173,15 +175,14 @@ class GaussianSum:
 
     @cached_property
     def _products(self) -> XArray:
-        return self._outer(slice(None))
+        products = self._outer(slice(None))
+        if self._xp is not np:
+            # Other threads have streams of their own, which would not wait for it.
+            self._xp.cuda.get_current_stream().synchronize()
+        return products
 
     def _outer(self, part: slice) -> XArray:
         """Return 2 beta C_m z_m^T of some centers, ``(m, d * d)``."""
         scaled = 2.0 * self.beta * self._coefficients[part]
         products = scaled[:, :, None] * self._centers[part][:, None, :]
         return products.reshape(len(scaled), self.n_axes**2)
-
-
-def rows_at_once(n_centers: int, itemsize: int, *, on_host: bool = True) -> int:
-    """Return at how many points kernel values are worked on together."""
-    return max(1, (_KERNEL_BYTES if on_host else _DEVICE_BYTES) // (itemsize * max(1, n_centers)))

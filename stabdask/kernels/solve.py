@@ -1,4 +1,4 @@
-"""Linear systems of a batch, of which some may be singular."""
+"""Linear systems, many small ones at a time: solved, or said to be singular, or solved with damping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import numpy.typing as npt
 
 from stabdask.kernels.arrays import XArray, array_module
 
-__all__ = ["solve_or_nan"]
+__all__ = ["solve_damped", "solve_or_nan"]
+
+Array = npt.NDArray[np.float64]
+
+_LEAST_SHARE = 1e-8
+"""Columns count in damping with at least this share of the largest: one of zeros would not be damped at all."""
 
 
 def solve_or_nan(matrices: XArray, right: XArray) -> XArray:
@@ -53,3 +58,48 @@ def _solve_one(matrix: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray
     except np.linalg.LinAlgError:
         return np.full(right.shape, np.nan, dtype=np.result_type(matrix.dtype, right.dtype))
     return found if np.isfinite(found).all() else np.full_like(found, np.nan)
+
+
+def solve_damped(matrices: Array, b: Array, damping: Array, weights: Array | None = None) -> Array:
+    """Minimize ``|w o (A x - b)|^2 + damping |D x|^2`` for each matrix of a batch (Levenberg 1944, Marquardt 1963).
+
+    D holds the norms of the columns of ``diag(w) A``, so that the units of x do not matter. Solved as the augmented
+    system ``[[I, A], [A^T, -damping I]]``, whose condition is not the square of that of A.
+
+    Parameters
+    ----------
+    matrices
+        ``(batch, k, k)``.
+    b
+        ``(batch, k)``.
+    damping
+        ``(batch,)`` positive.
+    weights
+        ``(batch, k)`` w, positive; ones if not given.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(batch, k)``; a row of NaN where an entry is not finite. A component is 0 where its column is.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> solve_damped(np.array([[[1.0, 0.0], [0.0, 0.0]]]), np.array([[1.0, 1.0]]), np.array([1e-6])).round(3) + 0.0
+    array([[1., 0.]])
+    """
+    batch, k, _ = matrices.shape
+    scaled, side = (matrices, b) if weights is None else (matrices * weights[:, :, None], b * weights)
+    norms = np.sqrt(np.einsum("bij,bij->bj", scaled, scaled))
+    norms = np.maximum(norms, _LEAST_SHARE * norms.max(axis=1, initial=0.0, keepdims=True))
+    norms[norms == 0] = 1.0
+    scaled = scaled / norms[:, None, :]
+    system = np.zeros((batch, 2 * k, 2 * k))
+    first, second = np.arange(k), np.arange(k, 2 * k)
+    system[:, first, first] = 1.0
+    system[:, :k, k:] = scaled
+    system[:, k:, :k] = scaled.transpose(0, 2, 1)
+    system[:, second, second] = -np.asarray(damping)[:, None]
+    right = np.concatenate([side, np.zeros_like(side)], axis=1)
+    solved = solve_or_nan(system, right[:, :, None])[:, :, 0]
+    return np.asarray(solved[:, k:] / norms)

@@ -7,6 +7,7 @@ mixture of arrays on the host and "on the device" that CuPy refuses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -43,8 +44,7 @@ FUNCTIONS = (
         "isnan",
     ),
     *("log", "matmul", "max", "maximum", "minimum", "multiply", "negative", "ones", "put_along_axis", "sqrt"),
-    *("sum", "swapaxes"),
-    *("take_along_axis", "tile", "where", "zeros"),
+    *("sum", "swapaxes", "take_along_axis", "tile", "where", "zeros"),
 )
 """All of them are functions of CuPy 14.2, with the arguments that are passed here."""
 
@@ -192,23 +192,22 @@ def add_functions(module: ModuleType) -> None:
             return value if dtype is None else DeviceArray(value._host.astype(dtype, copy=False))
         return DeviceArray(np.array(value, dtype=dtype))
 
-    def solve(matrices: Any, right: Any) -> Any:
-        try:
-            return np.linalg.solve(matrices, right)
-        except np.linalg.LinAlgError:  # of which a GPU says nothing: one singular matrix has infinities
-            pairs = zip(matrices, right, strict=True)
-            singular = [np.linalg.matrix_rank(a) < len(a) for a in matrices]
-            found = [
-                np.full(b.shape, np.inf) if s else np.linalg.solve(a, b)
-                for s, (a, b) in zip(singular, pairs, strict=True)
-            ]
-            return np.stack(found)
+    def solve(a: Any, b: Any) -> DeviceArray:
+        """Solve as cuBLAS does: nothing is raised for a singular matrix, and infinities come out."""
+        assert a.ndim == b.ndim == 3, "CuPy takes a batch of right sides as matrices"
+        assert a.shape[:-1] == b.shape[:-1], "CuPy broadcasts no right side"
+        out = np.full(b.shape, np.inf)
+        for number in range(len(a)):
+            with suppress(np.linalg.LinAlgError):
+                out[number] = np.linalg.solve(lowered(a)[number], lowered(b)[number])
+        return DeviceArray(out)
 
-    def slogdet(matrices: Any) -> Any:
-        return tuple(DeviceArray(part) for part in np.linalg.slogdet(matrices))
+    def slogdet(a: Any) -> tuple[DeviceArray, DeviceArray]:
+        signs, logs = np.linalg.slogdet(lowered(a))
+        return DeviceArray(signs), DeviceArray(logs)
 
     module.linalg = SimpleNamespace(  # type: ignore[attr-defined]
-        solve=on_device(solve), slogdet=on_device(slogdet), eigvalsh=on_device(np.linalg.eigvalsh)
+        solve=solve, slogdet=slogdet, eigvalsh=on_device(np.linalg.eigvalsh)
     )
     module.asarray = asarray  # type: ignore[attr-defined]
     module.ndarray = DeviceArray  # type: ignore[attr-defined]
