@@ -20,6 +20,7 @@ _LOWEST_LEVEL = 1e-2
 """The size of the velocity is measured by its terms where these are up to so much smaller than in the data."""
 _POLISH = 40
 _SCALE_CELLS = 256
+_SHORT_STEP = 1e-6
 _SMALL_TERMS = 1e-3
 _TINY_STEP = 1e-9
 """Of the spread of the data: a step this small is at a zero, whatever the terms of the velocity are there."""
@@ -249,12 +250,16 @@ class ContinuedField:
         return vectors
 
     def last_step(self, here: Here) -> Array:
-        """Return Newton's step, or the shortest of those that solve a singular system best."""
+        """Return Newton's step; where it is long, without its part along directions in which nothing changes.
+
+        On a line of zeros, rounding alone decides how far Newton's step goes along it.
+        """
         step = here.step.copy()
-        singular: Mask = np.asarray(~np.isfinite(step).all(axis=1))
-        if singular.any():
-            least = np.full(int(singular.sum()), _LEAST_DAMPING)
-            step[singular] = self.damped_step(here.take(singular), least)
+        length = np.sqrt(np.square(step / self.scales.state).sum(axis=1))
+        doubtful: Mask = np.asarray(~(length <= _SHORT_STEP))
+        if doubtful.any():
+            least = np.full(int(doubtful.sum()), _LEAST_DAMPING)
+            step[doubtful] = self.damped_step(here.take(doubtful), least)
         return step
 
     def polish(self, x: Array) -> Array:
