@@ -184,10 +184,10 @@ class ContinuedField:
     def _merit_of(self, part: Linearization, velocity: Array) -> Array:
         merit = 0.5 * np.square(velocity * self._weights).sum(axis=1)
         if self._fades:
-            merit /= self._level(part.velocity_scale()).clip(min=_LOWEST_LEVEL) ** 2
+            merit /= self.level(part.velocity_scale()).clip(min=_LOWEST_LEVEL) ** 2
         return np.asarray(np.where(np.isfinite(merit), merit, np.inf))
 
-    def _level(self, scale: Array) -> Array:
+    def level(self, scale: Array) -> Array:
         """Return how large the terms of the velocity are beside those in the data, at most 1."""
         usual = self.scales.velocity
         level: Array = np.where(usual > 0, scale / usual, 0.0).max(axis=1, initial=0.0).clip(max=1.0)
@@ -196,7 +196,7 @@ class ContinuedField:
     def residuals(self, here: Here) -> tuple[Array, Array]:
         """Return the largest component of the velocity by its terms there or in the data, and by those there alone."""
         usual, size = self.scales.velocity, np.abs(here.velocity)
-        alone = np.maximum(here.scale, _SMALL_TERMS * self._level(here.scale)[:, None] * usual)
+        alone = np.maximum(here.scale, _SMALL_TERMS * self.level(here.scale)[:, None] * usual)
 
         def largest(terms: Array) -> Array:
             ratio = np.where(size == 0, 0.0, size / terms)
