@@ -181,7 +181,9 @@ def test_a_jump_over_zero_is_no_zero(n_starts: int) -> None:
 
 
 def test_zeros_on_both_sides_of_a_jump() -> None:
-    field = one_gene(W=[[-4.0]], bias=4.0, threshold=0.5, exponent=8.0, threshold2=4.0, exponent2=8.0, mix=0.5)
+    field = one_gene(
+        W=[[-4.0]], bias=4.0, threshold=0.5, exponent=8.0, threshold2=4.0, exponent2=8.0, mix=0.5
+    )
     roots = search(field, np.random.default_rng(0).uniform(0.0, 4.0, (40, 1)))
     assert (roots.outcome == Outcome.CONVERGED).all()
     found = np.unique(np.round(roots.location[:, 0], 9))
@@ -206,7 +208,9 @@ def test_below_zero_is_the_boundary() -> None:
 
 def test_a_zero_in_the_corner_is_one() -> None:
     # No bias: v = 0 at no expression at all, where all terms vanish, and with either gene alone.
-    field = sd.HopfieldField.from_arrays(["A", "B"], W=3.0 * np.eye(2), gamma=1.0, threshold=1.0, exponent=2.0)
+    field = sd.HopfieldField.from_arrays(
+        ["A", "B"], W=3.0 * np.eye(2), gamma=1.0, threshold=1.0, exponent=2.0
+    )
     roots = search(field, np.random.default_rng(0).uniform(0.0, 3.0, (100, 2)))
     assert (roots.outcome == Outcome.CONVERGED).all()
     ends = np.array([0.0, (3 - np.sqrt(5)) / 2, (3 + np.sqrt(5)) / 2])  # of 3 x^2 / (1 + x^2) = x

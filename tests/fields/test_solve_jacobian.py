@@ -39,10 +39,14 @@ def test_no_core_and_whole_cores() -> None:
     rng = np.random.default_rng(0)
     b = rng.normal(size=(3, 4))
     genes = list("ABCD")
-    lone = sd.HopfieldField.from_arrays(genes, W=np.zeros((4, 4)), gamma=[1, 2, 4, 8.0], threshold=1.0, exponent=2.0)
+    lone = sd.HopfieldField.from_arrays(
+        genes, W=np.zeros((4, 4)), gamma=[1, 2, 4, 8.0], threshold=1.0, exponent=2.0
+    )
     found = lone.linearize(np.ones((3, 4)), 0).solve_jacobian(np.arange(3), b)
     np.testing.assert_allclose(found, -b / [1, 2, 4, 8])
-    full = sd.HopfieldField.from_arrays(genes, W=rng.normal(size=(4, 4)), gamma=1.0, threshold=1.0, exponent=2.0)
+    full = sd.HopfieldField.from_arrays(
+        genes, W=rng.normal(size=(4, 4)), gamma=1.0, threshold=1.0, exponent=2.0
+    )
     x = rng.uniform(0.5, 2.0, (3, 4))
     expected = np.linalg.solve(full.jacobian(x, "all"), b[:, :, None])[:, :, 0]
     np.testing.assert_allclose(full.linearize(x, 0).solve_jacobian(np.arange(3), b), expected, rtol=1e-9)
@@ -66,7 +70,11 @@ def test_whole_cores_of_another_field() -> None:
 def test_singular_is_nan_and_damping_solves_it() -> None:
     # The core of A alone: W phi' - gamma = 0 at x = 1 for W = 4, n = 1, k = 1, gamma = 1.
     field = sd.HopfieldField.from_arrays(
-        ["A", "B", "C"], W=[[4.0, 0, 0], [1.0, 0, 0], [0, 0, 0]], gamma=[1.0, 2.0, 0.0], threshold=1.0, exponent=1.0
+        ["A", "B", "C"],
+        W=[[4.0, 0, 0], [1.0, 0, 0], [0, 0, 0]],
+        gamma=[1.0, 2.0, 0.0],
+        threshold=1.0,
+        exponent=1.0,
     )
     part = field.linearize(np.array([[1.0, 1.0, 1.0], [3.0, 1.0, 1.0]]), 0)
     b = np.ones((2, 3))
@@ -118,7 +126,9 @@ def test_bounds_hold_every_fixed_point_and_are_reached() -> None:
     lower, upper = field.fixed_point_bounds(0)
     np.testing.assert_allclose(lower, [0.0, 0.0, -np.inf])
     np.testing.assert_allclose(upper, [4.5, 2.25, np.inf])
-    negative = sd.HopfieldField.from_arrays(["A"], W=[[6.0]], gamma=[-2.0], bias=[2.0], threshold=1.0, exponent=2.0)
+    negative = sd.HopfieldField.from_arrays(
+        ["A"], W=[[6.0]], gamma=[-2.0], bias=[2.0], threshold=1.0, exponent=2.0
+    )
     assert [float(end[0]) for end in negative.fixed_point_bounds(0)] == [-4.0, -1.0]
 
 
