@@ -363,7 +363,12 @@ def test_options_of_older_stores_keep_their_fingerprint() -> None:
 def test_blocks_that_no_disk_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = small_rkhs(26)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    asked: dict[str, Any] = {"effectors": case.genes, "regulators": case.genes, "workers": 0, "progress": False}
+    asked: dict[str, Any] = {
+        "effectors": case.genes,
+        "regulators": case.genes,
+        "workers": 0,
+        "progress": False,
+    }
     with pytest.raises(OutputError, match=r"12 effectors and 12 regulators takes 27.6 kB, and 1 kB are free"):
         sd.run(case.cells(), case.field, tmp_path / "out.zarr", **asked)
     assert not (tmp_path / "out.zarr").exists()
