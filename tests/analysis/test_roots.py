@@ -258,7 +258,7 @@ def test_smooth_activations_always_have_a_zero_or_one_on_the_boundary() -> None:
 @given(st.integers(1, 50), st.integers(0, 3))
 @settings(max_examples=15, deadline=None)
 def test_batches_and_order_make_no_difference(batch: int, seed: int) -> None:
-    field, places, _ = double_well(6, seed)
+    field, _places, _ = double_well(6, seed)
     rng = np.random.default_rng(seed)
     starts = rng.normal(size=(60, 6))
     scales = search_scales(field, 0, starts)
