@@ -14,7 +14,7 @@ points, 2,000 genes) and times on one thread, in turns, so that what else the ma
   (`numpy.matmul`), as many exponentials (`numpy.exp`), and the eigensolver.
 
 With ``--dynamo`` an interpreter that has dynamo 1.5 times dynamo's functions on the same arrays, in a process of its
-own: the Jacobian cell by cell (as `dyn.vf.jacobian` calls it) and vectorized (200 cells, extrapolated), and the elements
+own: the Jacobian cell by cell (as `dyn.vf.jacobian` calls it) and vectorized (200 cells, extrapolated), and elements
 between genes. Its Jacobians are compared with ours.
 
 Times are of the processor (`time.process_time`), per cell the least of all turns; ratios are the median of those of the
