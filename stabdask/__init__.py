@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
     from stabdask.runs.results import open_results
-    from stabdask.runs.runner import RunReport, run
+    from stabdask.runs.run_report import RunReport
+    from stabdask.runs.runner import run
     from stabdask.runs.status import StoreStatus, status
     from stabdask.runs.verify import VerifyReport, verify
 
@@ -43,7 +44,7 @@ _HOMES = {
     "HopfieldField": "stabdask.fields.hopfield",
     "Plan": "stabdask.runs.plan",
     "RKHSField": "stabdask.fields.rkhs",
-    "RunReport": "stabdask.runs.runner",
+    "RunReport": "stabdask.runs.run_report",
     "SimulatedAtlas": "stabdask.atlas.simulate",
     "StoreStatus": "stabdask.runs.status",
     "VerifyReport": "stabdask.runs.verify",

@@ -107,7 +107,7 @@ def kernel_field(z: Array, C: Array, beta: float) -> SmoothField:
     def formula(x: Array) -> tuple[Array, Array, Array]:
         away = x[:, None, :] - z
         k = np.exp(-beta * np.square(away).sum(axis=2))
-        jacobian = -2.0 * beta * np.einsum("cm,mi,cmj->cij", k, C, away, optimize=True)
+        jacobian = -2.0 * beta * (k[:, :, None] * C).transpose(0, 2, 1) @ away
         return k @ C, k @ np.abs(C), jacobian
 
     return SmoothField(z.shape[1], formula, name="kernels")

@@ -15,7 +15,8 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
-_MOST_JOINED = 500
+_HALVINGS = 3
+_MOST_JOINED, _MOST_PARTS = 500, 20
 _PROBE = 1e-2
 """Of the spread of the data: how far along the null direction a singular zero is probed."""
 
@@ -91,7 +92,7 @@ def is_isolated(field: Field, cluster: int, location: Array, scales: SearchScale
 
 
 def join_continua(field: Field, cluster: int, location: Array, scales: SearchScales) -> Index:
-    """Return numbers of groups of zeros that are not isolated: those with another zero midway belong together.
+    """Return numbers of groups of zeros that are not isolated: those that other zeros lead between belong together.
 
     Parameters
     ----------
@@ -114,12 +115,50 @@ def join_continua(field: Field, cluster: int, location: Array, scales: SearchSca
     while groups.max() >= _MOST_JOINED:
         near *= 2.0
         groups = groups_of_zeros(location, np.zeros(len(location)), near)
-    some = location[np.unique(groups, return_index=True)[1]]
-    n = len(some)
-    tree = coo_array(minimum_spanning_tree(squareform(pdist(some / scales.state))))
-    middle = 0.5 * (some[tree.row] + some[tree.col])
-    found = find_roots(field, cluster, middle, scales)
-    away = np.sqrt(np.square((found.location - middle) / scales.state).sum(axis=1))
-    joined = (found.outcome == Outcome.CONVERGED) & (away <= 0.5 * tree.data)
-    graph = coo_array((np.ones(joined.sum()), (tree.row[joined], tree.col[joined])), shape=(n, n))
-    return np.asarray(connected_components(graph, directed=False)[1][groups], dtype=np.intp)
+    some = location[np.unique(groups, return_index=True)[1]] / scales.state
+    tree = coo_array(minimum_spanning_tree(squareform(pdist(some))))
+    numbers = np.zeros(len(some), dtype=np.intp)
+    pairs = np.stack([tree.row, tree.col], axis=1).astype(np.intp)
+    edges = np.zeros((0, 2), dtype=np.intp)
+    while len(pairs):
+        joined = _connected(field, cluster, some[pairs] * scales.state, scales)
+        edges = np.concatenate([edges, pairs[joined]])
+        graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(some), len(some)))
+        n_parts, numbers = connected_components(graph, directed=False)
+        # Lines that run side by side are nearer to each other than far parts of one: look at all pairs of parts.
+        pairs = _nearest_pairs(some, numbers) if joined.any() and 1 < n_parts <= _MOST_PARTS else pairs[:0]
+    return np.asarray(numbers[groups], dtype=np.intp)
+
+
+def _connected(field: Field, cluster: int, ends: Array, scales: SearchScales) -> Mask:
+    """Return whether zeros lead from one to the other, for each pair ``(pair, 2, axis)``.
+
+    There has to be a zero near the middle between the two, and between each of them and it, and so on.
+    """
+    path, joined = ends, np.ones(len(ends), dtype=bool)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (path[:, 1:] + path[:, :-1])
+        found = find_roots(field, cluster, middle.reshape(-1, middle.shape[2]), scales)
+        zeros = found.location.reshape(middle.shape)
+        away = np.sqrt(np.square((zeros - middle) / scales.state).sum(axis=2))
+        apart = np.sqrt(np.square((path[:, 1:] - path[:, :-1]) / scales.state).sum(axis=2))
+        known = found.outcome.reshape(away.shape) == Outcome.CONVERGED
+        joined &= (known & (away <= 0.25 * apart)).all(axis=1)
+        longer = np.empty((len(path), 2 * path.shape[1] - 1, path.shape[2]))
+        longer[:, ::2], longer[:, 1::2] = path, zeros
+        path = longer
+    return joined
+
+
+def _nearest_pairs(points: Array, numbers: Index) -> Index:
+    """Return the two points that are nearest to each other, for each two of the groups, ``(pair, 2)``."""
+    from scipy.spatial.distance import cdist
+
+    parts = [np.flatnonzero(numbers == number) for number in range(numbers.max() + 1)]
+    pairs = []
+    for position, first in enumerate(parts):
+        for second in parts[position + 1 :]:
+            distance = cdist(points[first], points[second])
+            i, j = np.unravel_index(distance.argmin(), distance.shape)
+            pairs.append((first[i], second[j]))
+    return np.asarray(pairs, dtype=np.intp)

@@ -33,7 +33,7 @@ _PATIENCE = 12
 _UNCERTAIN = 1e-3
 """Of the spread of the data: where Newton's step is longer, the zero is not located."""
 _VANISHING = 1e-6
-"""Of the largest Jacobian among the data: below it, the field has faded out."""
+"""Of the largest Jacobian and the terms of the velocity in the data: where both are below it, the field has faded out."""
 
 
 class Outcome(IntEnum):
@@ -131,7 +131,7 @@ def find_roots(
       their mean over the data where that is larger,
     - and the same holds with the terms there alone, or Newton's step from there is as good as nothing,
     - and that step is short beside the spread of the data: the zero is located,
-    - and the Jacobian is not negligible beside those of the data.
+    - and the field is there: the terms of the velocity and the Jacobian are not both a millionth of those of the data.
 
     The velocity of Gaussian kernels becomes as small as one likes far from all of them. But its terms do so just as
     fast, Newton's step points further out, and the Jacobian goes with them: none of that is a zero.
@@ -252,7 +252,9 @@ def _finish(search: ContinuedField, x: Array, outcome: npt.NDArray[np.uint8], to
     if len(rows):
         polished = search.polish(x[rows])
         x[rows] = np.maximum(polished, search.floor)
-        norms = jacobian_norms(search.field, search.cluster, measure(rows, x[rows]).part)
+        here = measure(rows, x[rows])
+        norms = jacobian_norms(search.field, search.cluster, here.part)
+        faded = (norms <= _VANISHING * search.scales.jacobian) & (search.level(here.scale) <= _VANISHING)
         below = polished < search.floor
         boundary = ~(residual[rows] <= tolerance) & below.any(axis=1)
         if boundary.any():
@@ -261,7 +263,7 @@ def _finish(search: ContinuedField, x: Array, outcome: npt.NDArray[np.uint8], to
         outcome[rows[boundary]] = Outcome.BOUNDARY
         located = (error[rows] <= _UNCERTAIN * search.scales.spread) & (residual[rows] <= tolerance)
         outcome[rows[~located]] = Outcome.STALLED
-        outcome[rows[norms <= _VANISHING * search.scales.jacobian]] = Outcome.FADED
+        outcome[rows[faded]] = Outcome.FADED
     ended = np.flatnonzero(outcome == Outcome.STALLED)
     outcome[ended[search.at_edge(x[ended])]] = Outcome.LEFT
     return Roots(x, outcome, residual, error, held)

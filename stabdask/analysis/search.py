@@ -20,6 +20,7 @@ _LOWEST_LEVEL = 1e-2
 """The size of the velocity is measured by its terms where these are up to so much smaller than in the data."""
 _POLISH = 40
 _SCALE_CELLS = 256
+_SHORT_STEP = 1e-6
 _SMALL_TERMS = 1e-3
 _TINY_STEP = 1e-9
 """Of the spread of the data: a step this small is at a zero, whatever the terms of the velocity are there."""
@@ -183,10 +184,10 @@ class ContinuedField:
     def _merit_of(self, part: Linearization, velocity: Array) -> Array:
         merit = 0.5 * np.square(velocity * self._weights).sum(axis=1)
         if self._fades:
-            merit /= self._level(part.velocity_scale()).clip(min=_LOWEST_LEVEL) ** 2
+            merit /= self.level(part.velocity_scale()).clip(min=_LOWEST_LEVEL) ** 2
         return np.asarray(np.where(np.isfinite(merit), merit, np.inf))
 
-    def _level(self, scale: Array) -> Array:
+    def level(self, scale: Array) -> Array:
         """Return how large the terms of the velocity are beside those in the data, at most 1."""
         usual = self.scales.velocity
         level: Array = np.where(usual > 0, scale / usual, 0.0).max(axis=1, initial=0.0).clip(max=1.0)
@@ -195,7 +196,7 @@ class ContinuedField:
     def residuals(self, here: Here) -> tuple[Array, Array]:
         """Return the largest component of the velocity by its terms there or in the data, and by those there alone."""
         usual, size = self.scales.velocity, np.abs(here.velocity)
-        alone = np.maximum(here.scale, _SMALL_TERMS * self._level(here.scale)[:, None] * usual)
+        alone = np.maximum(here.scale, _SMALL_TERMS * self.level(here.scale)[:, None] * usual)
 
         def largest(terms: Array) -> Array:
             ratio = np.where(size == 0, 0.0, size / terms)
@@ -249,12 +250,16 @@ class ContinuedField:
         return vectors
 
     def last_step(self, here: Here) -> Array:
-        """Return Newton's step, or the shortest of those that solve a singular system best."""
+        """Return Newton's step; where it is long, without its part along directions in which nothing changes.
+
+        On a line of zeros, rounding alone decides how far Newton's step goes along it.
+        """
         step = here.step.copy()
-        singular: Mask = np.asarray(~np.isfinite(step).all(axis=1))
-        if singular.any():
-            least = np.full(int(singular.sum()), _LEAST_DAMPING)
-            step[singular] = self.damped_step(here.take(singular), least)
+        length = np.sqrt(np.square(step / self.scales.state).sum(axis=1))
+        doubtful: Mask = np.asarray(~(length <= _SHORT_STEP))
+        if doubtful.any():
+            least = np.full(int(doubtful.sum()), _LEAST_DAMPING)
+            step[doubtful] = self.damped_step(here.take(doubtful), least)
         return step
 
     def polish(self, x: Array) -> Array:

@@ -41,7 +41,7 @@ def solve_jacobian(
 
     inner = of_core(b, 0.0)
     if damping is None:
-        solved = solve_or_nan(cores, inner)
+        solved = solve_or_nan(cores, inner[:, :, None])[:, :, 0]
     else:
         solved = solve_damped(cores, inner, damping, None if weights is None else of_core(weights, 1.0))
     on_regulators = np.zeros_like(slope)

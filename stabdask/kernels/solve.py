@@ -64,7 +64,7 @@ def solve_damped(matrices: Array, b: Array, damping: Array, weights: Array | Non
     """Minimize ``|w o (A x - b)|^2 + damping |D x|^2`` for each matrix of a batch (Levenberg 1944, Marquardt 1963).
 
     D holds the norms of the columns of ``diag(w) A``, so that the units of x do not matter. Solved as the augmented
-    system ``[[I, A], [A^T, -damping I]]``, whose condition is not the square of that of A.
+    system ``[[a I, A], [A^T, -a I]]`` with a^2 the damping, whose condition is not the square of that of A (Bjorck 1996).
 
     Parameters
     ----------
@@ -96,10 +96,11 @@ def solve_damped(matrices: Array, b: Array, damping: Array, weights: Array | Non
     scaled = scaled / norms[:, None, :]
     system = np.zeros((batch, 2 * k, 2 * k))
     first, second = np.arange(k), np.arange(k, 2 * k)
-    system[:, first, first] = 1.0
+    root = np.sqrt(np.asarray(damping))[:, None]
+    system[:, first, first] = root
     system[:, :k, k:] = scaled
     system[:, k:, :k] = scaled.transpose(0, 2, 1)
-    system[:, second, second] = -np.asarray(damping)[:, None]
+    system[:, second, second] = -root
     right = np.concatenate([side, np.zeros_like(side)], axis=1)
     solved = solve_or_nan(system, right[:, :, None])[:, :, 0]
     return np.asarray(solved[:, k:] / norms)

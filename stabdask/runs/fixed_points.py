@@ -147,9 +147,9 @@ def fixed_points(
     *None invented.* The velocity of an RKHS field falls to 0 far from all its control points, so a solver that only
     asks for a small velocity finds "fixed points" out there. Here a zero must be one beside the terms that make up the
     velocity at the same place, its position must be certain to a thousandth of the spread of the data, the Jacobian
-    must not have faded to a millionth of what it is in the data, and the search does not leave the region of the data.
-    What is left and lies away from the cells is a zero of the field as fitted, and `inside` is False: the data says
-    nothing about it.
+    and these terms must not both have faded to a millionth of what they are in the data, and the search does not leave
+    the region of the data. What is left and lies away from the cells is a zero of the field as fitted, and `inside` is
+    False: the data says nothing about it.
 
     *Two-component activations* jump where they switch. Where the velocity jumps across 0 there is no fixed point, and
     none is reported; one beside a switch is marked `near_switch`.

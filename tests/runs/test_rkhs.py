@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from small_rkhs import SmallRkhs, small_rkhs
 import stabdask as sd
 from stabdask.analysis.spectra import match_spectra
 from stabdask.cli.main import main
-from stabdask.errors import InputError, MissingKeyError, UsageError
+from stabdask.errors import InputError, MissingKeyError, OutputError, UsageError
 from stabdask.runs.block import compute_block
 from stabdask.runs.options import Options, make_options
 
@@ -357,6 +358,22 @@ def test_options_of_older_stores_keep_their_fingerprint() -> None:
     over_axes = make_options(small_rkhs().field, effectors=["g01"], regulators=["g00"])
     assert over_axes.to_dict()["whole_cores"] is True
     assert Options.from_dict(over_axes.to_dict()) == over_axes
+
+
+def test_blocks_that_no_disk_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = small_rkhs(26)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    asked: dict[str, Any] = {
+        "effectors": case.genes,
+        "regulators": case.genes,
+        "workers": 0,
+        "progress": False,
+    }
+    with pytest.raises(OutputError, match=r"12 effectors and 12 regulators takes 27.6 kB, and 1 kB are free"):
+        sd.run(case.cells(), case.field, tmp_path / "out.zarr", **asked)
+    assert not (tmp_path / "out.zarr").exists()
+    sd.run(case.cells(), case.field, tmp_path / "out.zarr", **asked, quantities=["default", "jacobian_mean"])
+    assert sd.status(tmp_path / "out.zarr").complete
 
 
 # --- the command line --------------------------------------------------------------------------------------
