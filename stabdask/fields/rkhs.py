@@ -308,7 +308,8 @@ class RKHSField(Field):
             raise UsageError(f"dtype={dtype!r}; expected 'float64' or 'float32'")
         if method == "numerical":
             return self._differences(x)
-        return self.linearize(x, 0, dtype=dtype).cores(np.arange(len(x)))
+        found: Array = self.linearize(x, 0, dtype=dtype).jacobians
+        return found
 
     def _differences(self, x: Array) -> Array:
         # The third derivative of a kernel is of the order of its width^-3.
