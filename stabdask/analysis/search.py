@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -261,6 +261,16 @@ class ContinuedField:
             least = np.full(int(doubtful.sum()), _LEAST_DAMPING)
             step[doubtful] = self.damped_step(here.take(doubtful), least)
         return step
+
+    def location_errors(self, here: Here) -> Array:
+        """Return about how far zeros may be from the states, ``(state,)``.
+
+        That is Newton's step for the velocity there with the rounding of its terms added to it.
+        """
+        velocity = here.velocity + np.copysign(np.finfo(np.float64).eps * here.scale, here.velocity)
+        step = here.part.solve_jacobian(here.rows, -velocity)
+        step = self.last_step(replace(here, velocity=velocity, step=step))
+        return np.asarray(np.sqrt(np.square(step).sum(axis=1)))
 
     def polish(self, x: Array) -> Array:
         """Return zeros as exact as rounding lets them be: steps are taken while they halve the residual."""

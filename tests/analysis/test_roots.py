@@ -65,6 +65,7 @@ def test_the_zeros_of_one_gene_are_those_of_bisection() -> None:
     assert set(distance.argmin(axis=1)) == {0, 1, 2}
     assert (roots.residual < 1e-15).all()
     assert (roots.error < 1e-14).all()
+    assert (roots.error > 0.0).all()
 
 
 def test_thirty_dimensions() -> None:
@@ -168,6 +169,15 @@ def test_a_double_zero_is_located() -> None:
 
 
 @pytest.mark.parametrize("n_starts", [1, 30])
+def test_a_zero_that_rounding_smears_out_is_not_located() -> None:
+    # x^8 beside 1 is nothing from 0.01 on: anywhere there the velocity is 0.
+    def formula(x: Array) -> tuple[Array, Array, Array]:
+        return (1.0 + x**8) - 1.0, 2.0 + x**8, 8.0 * x[:, :, None] ** 7
+
+    roots = search(SmoothField(1, formula), np.random.default_rng(0).normal(size=(30, 1)))
+    assert not (roots.outcome == Outcome.CONVERGED).any()
+
+
 def test_a_jump_over_zero_is_no_zero(n_starts: int) -> None:
     # phi falls from 0.98 to 0.13 at x = 1.25, and the velocity with it from 0.28 to -0.57.
     field = one_gene(
@@ -217,6 +227,21 @@ def test_a_zero_in_the_corner_is_one() -> None:
     nearest = np.abs(roots.location[:, :, None] - ends)
     assert nearest.min(axis=2).max() < 1e-10
     assert len(np.unique(nearest.argmin(axis=2), axis=0)) == 9
+
+
+def test_rounding_below_zero_is_no_boundary() -> None:
+    # B settles at 1; A at 0, but for -5e-16.
+    field = sd.HopfieldField.from_arrays(
+        ["A", "B"],
+        W=[[0.0, -0.6 - 1e-15], [0.0, 0.0]],
+        gamma=1.0,
+        bias=[0.3, 1.0],
+        threshold=1.0,
+        exponent=2.0,
+    )
+    roots = search(field, np.random.default_rng(0).uniform(0.0, 3.0, (20, 2)))
+    assert (roots.outcome == Outcome.CONVERGED).all()
+    np.testing.assert_array_equal(roots.location, np.tile([0.0, 1.0], (20, 1)))
 
 
 def test_starts_that_are_not_finite_stay_out() -> None:

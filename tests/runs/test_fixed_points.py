@@ -84,7 +84,7 @@ def test_what_a_result_holds() -> None:
     assert one["abscissa"].tolist() == [float(fps["abscissa"][1])]
     clash = fps.assign_coords(axis=["type", "B"])
     assert sd.fixed_point_table(clash).columns.tolist()[-2:] == ["location:type", "B"]
-    with pytest.raises(MissingKeyError, match="expected a Dataset from stabdask.fixed_points"):
+    with pytest.raises(MissingKeyError, match=r"expected a Dataset from stabdask\.fixed_points"):
         sd.fixed_point_table(xr.Dataset())
 
 
