@@ -33,7 +33,7 @@ _PATIENCE = 12
 _UNCERTAIN = 1e-3
 """Of the spread of the data: a zero less certain than that is not located."""
 _VANISHING = 1e-6
-"""Of the largest Jacobian and the terms of the velocity in the data: where both are below it, the field has faded out."""
+"""Of the largest Jacobian and the terms of the velocity in the data: where both are below it, the field has faded."""
 
 
 class Outcome(IntEnum):
