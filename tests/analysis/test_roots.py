@@ -151,11 +151,13 @@ def test_a_small_velocity_far_out_is_no_zero_even_where_data_is() -> None:
 @pytest.mark.parametrize("gap", [1e-2, 1e-5, 1e-8, 1e-13])
 def test_a_near_miss_is_no_zero(gap: float) -> None:
     def formula(x: Array) -> tuple[Array, Array, Array]:
-        square = x**2 + gap
-        return square, square, 2.0 * x[:, :, None]
+        square = x[:, 0] ** 2 + gap
+        jacobian = np.zeros((len(x), 2, 2))
+        jacobian[:, 0, 0], jacobian[:, 1, 1] = 2.0 * x[:, 0], -1.0
+        return np.stack([square, 1.0 - x[:, 1]], axis=1), np.stack([square, 1.0 + np.abs(x[:, 1])], axis=1), jacobian
 
-    starts = np.random.default_rng(0).normal(size=(60, 1))
-    assert not (search(SmoothField(1, formula), starts).outcome == Outcome.CONVERGED).any()
+    starts = np.random.default_rng(0).normal(size=(60, 2))
+    assert not (search(SmoothField(2, formula), starts).outcome == Outcome.CONVERGED).any()
 
 
 def test_a_double_zero_is_located() -> None:
