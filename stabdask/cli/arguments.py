@@ -18,6 +18,7 @@ __all__ = [
     "add_job_arguments",
     "job_inputs",
     "job_options",
+    "open_inputs",
     "parse_elements",
     "parse_genes",
     "parse_names",
@@ -137,6 +138,12 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
+    """Open cells and field as the arguments say, and choose cells where they ask for a sample."""
+    cells, field = open_inputs(options)
+    return _sampled(cells, field, options), field
+
+
+def open_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
     """Open cells and field as the arguments say."""
     from stabdask.atlas.cells import open_cells
     from stabdask.fields.reading import read_field
@@ -153,7 +160,7 @@ def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
         obs_keys=parse_names(options.obs, "--obs"),
         embeddings=parse_names(options.embedding, "--embedding"),
     )
-    return _sampled(cells, field, options), field
+    return cells, field
 
 
 def _sampled(cells: xr.Dataset, field: Field, options: argparse.Namespace) -> xr.Dataset:
