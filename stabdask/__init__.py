@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stabdask.analysis.aggregate import extremes, summarize
     from stabdask.analysis.comparison import compare
     from stabdask.analysis.drivers import driver_edges, driver_genes
+    from stabdask.analysis.fixed_point_table import fixed_point_table
+    from stabdask.analysis.rankings import rank_elements
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
     from stabdask.atlas.exporters import to_anndata
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
     from stabdask.fields.base import Field
     from stabdask.fields.hopfield import HopfieldField
     from stabdask.fields.reading import read_field
+    from stabdask.fields.rkhs import RKHSField
     from stabdask.report.document import write_report
+    from stabdask.runs.fixed_points import fixed_points
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
     from stabdask.runs.results import open_results
-    from stabdask.runs.runner import RunReport, run
+    from stabdask.runs.run_report import RunReport
+    from stabdask.runs.runner import run
     from stabdask.runs.status import StoreStatus, status
     from stabdask.runs.verify import VerifyReport, verify
 
@@ -38,7 +43,8 @@ _HOMES = {
     "Field": "stabdask.fields.base",
     "HopfieldField": "stabdask.fields.hopfield",
     "Plan": "stabdask.runs.plan",
-    "RunReport": "stabdask.runs.runner",
+    "RKHSField": "stabdask.fields.rkhs",
+    "RunReport": "stabdask.runs.run_report",
     "SimulatedAtlas": "stabdask.atlas.simulate",
     "StoreStatus": "stabdask.runs.status",
     "VerifyReport": "stabdask.runs.verify",
@@ -47,9 +53,12 @@ _HOMES = {
     "driver_edges": "stabdask.analysis.drivers",
     "driver_genes": "stabdask.analysis.drivers",
     "extremes": "stabdask.analysis.aggregate",
+    "fixed_point_table": "stabdask.analysis.fixed_point_table",
+    "fixed_points": "stabdask.runs.fixed_points",
     "open_cells": "stabdask.atlas.cells",
     "open_results": "stabdask.runs.results",
     "plan": "stabdask.runs.plan",
+    "rank_elements": "stabdask.analysis.rankings",
     "read_field": "stabdask.fields.reading",
     "run": "stabdask.runs.runner",
     "sample": "stabdask.atlas.sampling",
@@ -67,6 +76,7 @@ __all__ = [
     "Field",
     "HopfieldField",
     "Plan",
+    "RKHSField",
     "RunReport",
     "SimulatedAtlas",
     "StoreStatus",
@@ -77,10 +87,13 @@ __all__ = [
     "driver_edges",
     "driver_genes",
     "extremes",
+    "fixed_point_table",
+    "fixed_points",
     "open_cells",
     "open_results",
     "pl",
     "plan",
+    "rank_elements",
     "read_field",
     "run",
     "sample",

@@ -88,7 +88,9 @@ class DenseCluster:
     def velocity(self, x: Array) -> Array:
         """Return W phi(x) - gamma x + I, cell by cell."""
         phi = hill_value(x, *self.branch(x))
-        return np.stack([self.W @ phi[c] - self.gamma * x[c] + self.bias for c in range(len(x))])
+        return np.array([self.W @ phi[c] - self.gamma * x[c] + self.bias for c in range(len(x))]).reshape(
+            x.shape
+        )
 
     def jacobian(self, x: Array) -> Array:
         """Return W diag(phi') - diag(gamma), cell by cell."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from stabdask.analysis.spectra import cell_clusters
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["driver_edges", "driver_genes"]
+__all__ = ["driver_edges", "driver_genes", "edge_matrices", "has_edges"]
+
+_LIFTED_BYTES = 32 * 2**20
+"""Sensitivities between genes that are looked at together where they are lifted from axes."""
+_MOST_LIFTED = 2**22
+"""Pairs of genes that a table or a matrix of all of them may have."""
 
 
 def driver_genes(ds: xr.Dataset, cluster: str, *, mode: int = 0, top: int | None = None) -> pd.DataFrame:
@@ -111,6 +117,11 @@ def driver_edges(
     edge gives to the growth rate as it stands: over all edges the contributions of a cell sum to
     Re(lambda) + sum_i gamma_i Re(p_i), with the participation factors p of `driver_genes`.
 
+    A field over the axes of an embedding has no weights. There every pair of genes is an edge, the sensitivity is that
+    to the element of the Jacobian between them, ``d Re(lambda) / d J_ij``, and the weight is the mean of that element:
+    both are lifted from means over axes by the loadings, so that their spread over cells is not known (NaN), and a
+    contribution is a product of two means. In a single cell contributions sum to Re(lambda).
+
     Parameters
     ----------
     ds
@@ -132,14 +143,15 @@ def driver_edges(
     pandas.DataFrame
         Columns ``regulator``, ``effector``, ``sensitivity`` (mean over cells, 1/expression), ``std`` (over cells),
         ``weight`` (expression/time) and ``contribution`` (1/time), in descending order of the absolute value of `by`.
-        ``attrs``: ``cluster``, ``n_cells`` and ``leading_fraction``, as `driver_genes`.
+        ``attrs``: ``cluster``, ``n_cells`` and ``leading_fraction``, as `driver_genes`, and ``of``: ``"W"``, or
+        ``"J"`` where sensitivities are to elements of the Jacobian (then of unit 1, weights of 1/time).
 
     Raises
     ------
     MissingKeyError
         If `ds` lacks the means, or there is no such cluster.
     UsageError
-        If `by` is neither of the two, or `top` is less than 1.
+        If `by` is neither of the two, `top` is less than 1, or not given where there are millions of pairs of genes.
 
     References
     ----------
@@ -162,29 +174,122 @@ def driver_edges(
 
     if by not in ("sensitivity", "contribution"):
         raise UsageError(f"by={by!r}; expected 'sensitivity' or 'contribution'")
-    number = _cluster_number(ds, cluster, "sensitivity_mean")
-    names = ["sensitivity_mean", "sensitivity_std", "weight"]
-    one = ds[names].isel(cluster=number).compute()
-    mean, std, weight = (one[name].to_numpy() for name in names)
-    rows, columns = (
-        np.nonzero((weight != 0) & ~np.isnan(weight)) if existing else np.indices(mean.shape).reshape(2, -1)
-    )
+    lifted = _is_lifted(ds)
+    number = _cluster_number(ds, cluster, "axis_sensitivity_mean" if lifted else "sensitivity_mean")
+    _check_top(top)
+    if lifted:
+        found = _lifted_edges(ds, number, by, top)
+    else:
+        mean, std, weight = edge_matrices(ds, number)
+        rows, columns = (
+            np.nonzero((weight != 0) & ~np.isnan(weight))
+            if existing
+            else np.indices(mean.shape).reshape(2, -1)
+        )
+        at = rows, columns
+        found = {
+            "row": rows,
+            "column": columns,
+            "sensitivity": mean[at],
+            "std": std[at],
+            "weight": weight[at],
+        }
     regulators = ds["regulator"].to_numpy().astype(str)
     table = pd.DataFrame(
         {
-            "regulator": regulators[columns],
-            "effector": regulators[rows],
-            "sensitivity": mean[rows, columns],
-            "std": std[rows, columns],
-            "weight": weight[rows, columns],
-            "contribution": weight[rows, columns] * mean[rows, columns],
+            "regulator": regulators[found["column"]],
+            "effector": regulators[found["row"]],
+            "sensitivity": found["sensitivity"],
+            "std": found["std"],
+            "weight": found["weight"],
+            "contribution": found["weight"] * found["sensitivity"],
         }
     )
     table = _ranked(table, by, top)
     cells = ds["driver_cells"].isel(cluster=number, vector_mode=slice(1))
-    table.attrs |= {"cluster": cluster}
+    table.attrs |= {"cluster": cluster, "of": "J" if lifted else "W"}
     table.attrs |= _cells(ds, number, int(cells.sum()))
     return table
+
+
+def has_edges(ds: xr.Dataset) -> bool:
+    """Return whether results hold what `driver_edges` reads."""
+    return "sensitivity_mean" in ds or _is_lifted(ds)
+
+
+def edge_matrices(
+    ds: xr.Dataset, number: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and standard deviation of the sensitivity, and the weight, between all regulators of a cluster.
+
+    Parameters
+    ----------
+    ds
+        Results of which `has_edges` is true.
+    number
+        Position of the cluster.
+
+    Returns
+    -------
+    tuple
+        ``(effector, regulator)`` each, as `driver_edges` describes them.
+
+    Raises
+    ------
+    UsageError
+        If they are lifted from axes and there are more than 2,048 genes.
+    """
+    if not _is_lifted(ds):
+        names = ["sensitivity_mean", "sensitivity_std", "weight"]
+        one = ds[names].isel(cluster=number).transpose(..., "core_effector", "regulator").compute()
+        mean, std, weight = (one[name].to_numpy() for name in names)
+        return mean, std, weight
+    n = ds.sizes["regulator"]
+    if n * n > _MOST_LIFTED:
+        raise UsageError(f"there are {n * n:,} pairs of genes; give top= to get those that matter most")
+    parts = [(mean, weight) for _, mean, weight in _lifted_rows(ds, number)]
+    mean, weight = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    return mean, np.full(mean.shape, np.nan), weight
+
+
+def _is_lifted(ds: xr.Dataset) -> bool:
+    return "axis_sensitivity_mean" in ds
+
+
+def _lifted_rows(
+    ds: xr.Dataset, number: int
+) -> Iterator[tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Yield the first effector, sensitivities and weights of some effectors at a time, by all regulators."""
+    one = ds[["axis_sensitivity_mean", "axis_jacobian_mean"]].isel(cluster=number).compute()
+    sensitivity, jacobian = (
+        one[name].transpose("axis_effector", "axis").to_numpy()
+        for name in ("axis_sensitivity_mean", "axis_jacobian_mean")
+    )
+    lift = ds["loading"].to_numpy() if "loading" in ds else np.eye(len(sensitivity))
+    step = max(1, _LIFTED_BYTES // (8 * len(lift)))
+    for first in range(0, len(lift), step):
+        left = lift[first : first + step]
+        yield first, left @ sensitivity @ lift.T, left @ jacobian @ lift.T
+
+
+def _lifted_edges(ds: xr.Dataset, number: int, by: str, top: int | None) -> dict[str, npt.NDArray[Any]]:
+    """Return the pairs of genes with the largest values, a few effectors at a time."""
+    n = ds.sizes["regulator"]
+    if top is None and n * n > _MOST_LIFTED:
+        raise UsageError(f"there are {n * n:,} pairs of genes; give top= to get those that matter most")
+    kept: dict[str, npt.NDArray[Any]] = {}
+    for first, mean, weight in _lifted_rows(ds, number):
+        rows, columns = np.indices(mean.shape).reshape(2, -1)
+        part = {"row": rows + first, "column": columns, "sensitivity": mean.ravel(), "weight": weight.ravel()}
+        kept = {
+            name: np.concatenate([kept[name], values]) if kept else values for name, values in part.items()
+        }
+        if top is not None and len(kept["row"]) > top:
+            size = np.abs(kept["sensitivity"] * (kept["weight"] if by == "contribution" else 1.0))
+            # NaN goes last; of equal ones the first genes stay.
+            order = np.sort(np.argsort(-size, kind="stable")[:top])
+            kept = {name: values[order] for name, values in kept.items()}
+    return {**kept, "std": np.full(len(kept["row"]), np.nan)}
 
 
 def _cluster_number(ds: xr.Dataset, cluster: str, needed: str) -> int:
@@ -205,10 +310,14 @@ def _cluster_number(ds: xr.Dataset, cluster: str, needed: str) -> int:
 
 
 def _ranked(table: pd.DataFrame, by: str, top: int | None) -> pd.DataFrame:
-    if top is not None and top < 1:
-        raise UsageError(f"top={top}; expected at least 1, or None for all")
+    _check_top(top)
     order = table[by].abs().sort_values(ascending=False, kind="stable", na_position="last").index
     return table.loc[order[:top]].reset_index(drop=True)
+
+
+def _check_top(top: int | None) -> None:
+    if top is not None and top < 1:
+        raise UsageError(f"top={top}; expected at least 1, or None for all")
 
 
 def _cells(ds: xr.Dataset, number: int, n_cells: int) -> dict[Hashable, Any]:

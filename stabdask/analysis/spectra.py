@@ -17,6 +17,7 @@ __all__ = [
     "cell_clusters",
     "complete_spectrum",
     "complete_values",
+    "cores_are_whole",
     "in_canonical_order",
     "match_spectra",
 ]
@@ -26,7 +27,7 @@ def complete_spectrum(ds: xr.Dataset) -> xr.DataArray:
     """Return all eigenvalues of every Jacobian, lazily.
 
     The spectrum of a Jacobian is that of its core and -gamma_j for every gene j that is not an active
-    regulator; only the core's is stored.
+    regulator; only the core's is stored. Of a field over the axes of an embedding the core is the whole Jacobian.
 
     Parameters
     ----------
@@ -48,12 +49,15 @@ def complete_spectrum(ds: xr.Dataset) -> xr.DataArray:
     import xarray as xr
 
     check_full(ds)
-    data = blockwise_spectrum(ds, _sorted_values, n_columns=ds.sizes["gene"])
+    if cores_are_whole(ds):
+        data = ds["eigenvalue"].data
+    else:
+        data = blockwise_spectrum(ds, _sorted_values, n_columns=ds.sizes["gene"])
     return xr.DataArray(
         data,
         dims=("cell", "eigenvalue_rank"),
         coords={name: ds[name] for name in ("cell", "cell_cluster") if name in ds.coords}
-        | {"eigenvalue_rank": np.arange(ds.sizes["gene"])},
+        | {"eigenvalue_rank": np.arange(data.shape[1])},
         name="complete_spectrum",
         attrs={"long_name": "complete spectrum", "units": "1/time"},
     )
@@ -86,11 +90,16 @@ def blockwise_spectrum(ds: xr.Dataset, function: Any, *, n_columns: int) -> Any:
     )
 
 
+def cores_are_whole(ds: xr.Dataset) -> bool:
+    """Return whether no eigenvalue lies outside the cores, as for fields over the axes of an embedding."""
+    return bool(ds.attrs.get("run", {}).get("options", {}).get("whole_cores", False))
+
+
 def check_full(ds: xr.Dataset) -> None:
     """Raise unless `ds` holds the whole spectrum of every core, and what completes it."""
     if "eigenvalue" not in ds:
         raise MissingKeyError("the results hold no eigenvalues; run with spectrum='full'")
-    for name in ("active", "degradation", "gene", "regulator"):
+    for name in () if cores_are_whole(ds) else ("active", "degradation", "gene", "regulator"):
         if name not in ds.variables:
             raise _incomplete(name)
     cell_clusters(ds)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stabdask.atlas.annotations import MOST_AXES, Annotation, column, embedding, join_annotations
-from stabdask.atlas.sources import CellSource, column_of_file, column_of_object, opened_file
+from stabdask.atlas.matrix_blocks import opened_file
+from stabdask.atlas.sources import CellSource, column_of_file, column_of_object
 from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, near_misses
 from stabdask.files import existing_path
 

@@ -32,6 +32,7 @@ def open_cells(
     layer: str | None = None,
     cluster_key: str | None = None,
     genes: Sequence[str] | None = None,
+    obsm: str | None = None,
     block_cells: int | None = None,
     obs_keys: Sequence[str] | Mapping[str, str] | None = None,
     embeddings: Sequence[str] | Mapping[str, str] | None = None,
@@ -50,6 +51,9 @@ def open_cells(
     genes
         Keep only these genes, in this order (``field.genes`` spares holding the others). All genes of the
         first source if not given.
+    obsm
+        Key of `obsm` with coordinates of cells, such as ``"X_pca"``, for a field that lives on its axes; they take the
+        place of expression.
     block_cells
         Cells in a block; by default about 8 MB of expression, whole chunks of the file where it has chunks.
     obs_keys
@@ -61,7 +65,8 @@ def open_cells(
     Returns
     -------
     xarray.Dataset
-        ``expression(cell, gene)`` on Dask, in blocks of whole rows, in the units of the layer; coordinates
+        ``expression(cell, gene)`` on Dask, in blocks of whole rows, in the units of the layer (with `obsm`
+        ``coordinates(cell, axis)``, axes named ``pca_1``, ``pca_2`` and so on); coordinates
         ``cell``, ``gene`` and ``cluster(cell)`` (NaN where a cell has no label). Columns brought along are
         coordinates ``<name>(cell)``: labels are strings, NaN for none, in the order of ``attrs["labels"]``, with
         ``attrs["colors"]`` where ``uns["<column>_colors"]`` has them; numbers are float64. Embeddings are variables
@@ -106,8 +111,11 @@ def open_cells(
         raise UsageError(f"genes={genes!r}; expected a sequence of gene names, or None for all")
     if block_cells is not None and block_cells < 1:
         raise UsageError(f"block_cells={block_cells}; expected at least 1")
+    if obsm is not None and (layer is not None or genes is not None):
+        given = "layer" if layer is not None else "genes"
+        raise UsageError(f"obsm={obsm!r} and {given} were given; coordinates take the place of expression")
     keys, arrays = requested_names(obs_keys, embeddings)
-    opened = [open_cell_source(item, layer=layer, cluster_key=cluster_key) for item in items]
+    opened = [open_cell_source(item, layer=layer, cluster_key=cluster_key, obsm=obsm) for item in items]
     names = np.asarray(opened[0].genes if genes is None else [str(gene) for gene in genes], dtype=np.str_)
     _check_unique(names, opened[0].name if genes is None else "genes=")
     parts = []
@@ -127,11 +135,13 @@ def open_cells(
     attrs: dict[str, Any] = {"labels": labels}
     if labels and all(label in colors for label in labels):
         attrs["colors"] = [colors[label] for label in labels]
+    variable, dim = ("expression", "gene") if obsm is None else ("coordinates", "axis")
+    place = {"layer": layer or "X"} if obsm is None else {"obsm": obsm}
     cells = xr.Dataset(
-        {"expression": (("cell", "gene"), da.concatenate(parts, axis=0))},
+        {variable: (("cell", dim), da.concatenate(parts, axis=0))},
         coords={
             "cell": np.concatenate([part.cells for part in opened]),
-            "gene": names.astype(object),
+            dim: names.astype(object),
             "cluster": (
                 "cell",
                 np.concatenate([part.labels for part in opened]),
@@ -139,7 +149,7 @@ def open_cells(
             ),
         },
         attrs={
-            "layer": layer or "X",
+            **place,
             "cluster_key": cluster_key or "",
             "sources": [part.facts for part in opened],
         },
@@ -148,18 +158,18 @@ def open_cells(
 
 
 def cell_state(cells: xr.Dataset) -> xr.DataArray:
-    """Return what fields are evaluated at: ``expression (cell, gene)``, or ``state (cell, axis)`` of an embedding.
+    """Return what fields are evaluated at: ``expression (cell, gene)`` or ``coordinates (cell, axis)``.
 
     Raises
     ------
     MissingKeyError
         If the cells have neither.
     """
-    for name in ("expression", "state"):
+    for name in ("expression", "coordinates"):
         if name in getattr(cells, "variables", {}):
             return cells[name]
     raise MissingKeyError(
-        "the cells have neither 'expression' nor 'state'; expected a Dataset from open_cells"
+        "the cells have neither 'expression' nor 'coordinates'; expected a Dataset from open_cells"
     )
 
 

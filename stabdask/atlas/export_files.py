@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stabdask.atlas.exporters import Selection, match_cells, run_record, select_results, spread, spread_column
-from stabdask.atlas.sources import frame_index, opened_file
+from stabdask.atlas.matrix_blocks import opened_file
+from stabdask.atlas.sources import frame_index
 from stabdask.errors import InputError, OutputError, StabdaskError, StoreMismatchError, UsageError
 from stabdask.files import (
     existing_path,

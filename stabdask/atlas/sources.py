@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.atlas.annotations import label_text
+from stabdask.atlas.matrix_blocks import Columns, csr_blocks, memory_blocks, read_blocks, read_dense, scan_csc
 from stabdask.errors import InputError, MissingKeyError, near_misses
+from stabdask.fields.axes import axis_names
 from stabdask.files import existing_path, open_group
 
 if TYPE_CHECKING:
@@ -26,12 +26,7 @@ __all__ = [
     "column_of_object",
     "frame_index",
     "open_cell_source",
-    "opened_file",
 ]
-
-Columns = npt.NDArray[np.intp] | None
-
-_SCAN_ENTRIES = 2**22
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class CellSource:
     name
         What messages call it.
     cells, genes
-        Names, ``(cell,)`` and ``(gene,)``.
+        Names, ``(cell,)`` and ``(gene,)``; of axes, where coordinates take the place of expression.
     labels
         ``(cell,)`` cluster labels, NaN for a cell without one.
     label_order
@@ -74,9 +69,9 @@ class CellSource:
 
 
 def open_cell_source(
-    source: AnnData | str | Path, *, layer: str | None, cluster_key: str | None
+    source: AnnData | str | Path, *, layer: str | None, cluster_key: str | None, obsm: str | None = None
 ) -> CellSource:
-    """Open a path or an AnnData object.
+    """Open a path or an AnnData object: expression over genes, or with `obsm` coordinates over the axes of that key.
 
     Raises
     ------
@@ -85,25 +80,25 @@ def open_cell_source(
     """
     if isinstance(source, str | Path):
         # Absolute, because tasks open the file wherever they run.
-        return _from_path(existing_path(source, "atlas").absolute(), layer, cluster_key)
+        return _from_path(existing_path(source, "atlas").absolute(), layer, cluster_key, obsm)
     if not hasattr(source, "obs_names"):
         raise InputError(f"expected a path or an AnnData, found {type(source).__name__}")
-    if getattr(source, "isbacked", False) and layer is None:
+    if getattr(source, "isbacked", False) and layer is None and obsm is None:
         if source.is_view:
             raise InputError(
                 "a view of a backed AnnData cannot be read in blocks; call .to_memory() on it first"
             )
         # Names and labels are those of the object: they may have been changed since it was opened.
-        file = _from_path(existing_path(source.filename, "atlas").absolute(), None, None)
+        file = _from_path(existing_path(source.filename, "atlas").absolute(), None, None, None)
         return replace(
             file, facts={**file.facts, "cluster_key": cluster_key or ""}, **_annotations(source, cluster_key)
         )
-    return _from_object(source, layer, cluster_key)
+    return _from_object(source, layer, cluster_key, obsm)
 
 
-def _from_path(path: Path, layer: str | None, cluster_key: str | None) -> CellSource:
+def _from_path(path: Path, layer: str | None, cluster_key: str | None, obsm: str | None) -> CellSource:
     if path.is_dir():
-        return _from_root(open_group(path), path, layer, cluster_key)
+        return _from_root(open_group(path), path, layer, cluster_key, obsm)
     import h5py
 
     try:
@@ -111,10 +106,12 @@ def _from_path(path: Path, layer: str | None, cluster_key: str | None) -> CellSo
     except OSError as error:
         raise InputError(f"{path} is neither an h5ad file nor a zarr AnnData ({error})") from error
     with root:
-        return _from_root(root, path, layer, cluster_key)
+        return _from_root(root, path, layer, cluster_key, obsm)
 
 
-def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None) -> CellSource:
+def _from_root(
+    root: Any, path: Path, layer: str | None, cluster_key: str | None, obsm: str | None
+) -> CellSource:
     for needed in ("obs", "var"):
         if needed not in root:
             raise InputError(f"{path} has no {needed!r}; expected an AnnData file")
@@ -123,16 +120,13 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
                 f"{path} was written by an AnnData older than 0.7; write it anew with "
                 "anndata.read_h5ad(path).write_h5ad(new_path)"
             )
-    key = "X" if layer is None else f"layers/{layer}"
-    layers = list(root["layers"]) if "layers" in root else []
-    if layer is not None and layer not in layers:
-        raise _no_layer(layer, layers, path.name)
-    if layer is None and "X" not in root:
-        raise MissingKeyError(
-            f"{path.name} has no X; choose a layer: {', '.join(map(repr, layers)) or 'none'}"
-        )
+    key = _key_of_file(root, path.name, layer, obsm)
     element = root[key]
-    cells, genes = frame_index(root["obs"]), frame_index(root["var"])
+    cells = frame_index(root["obs"])
+    if obsm is None:
+        genes = frame_index(root["var"])
+    else:
+        genes = _axes(obsm, getattr(element, "shape", None), len(cells), path.name)
     column = None if cluster_key is None else column_of_file(root, cluster_key, path.name)
     labels, order = _labels(column, len(cells))
     encoding = str(element.attrs.get("encoding-type", "array"))
@@ -150,9 +144,9 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
 
     def blocks(rows: int, columns: Columns) -> da.Array:
         if sparse and not scattered:
-            return _csr_blocks(path, key, rows, columns)
-        read = _scan_csc if scattered else _read_dense
-        return _read_blocks(read, path, key, shape, stored_dtype, rows, columns)
+            return csr_blocks(path, key, rows, columns)
+        read = scan_csc if scattered else read_dense
+        return read_blocks(read, path, key, shape, stored_dtype, rows, columns)
 
     stored_dtype = stored.dtype
     return CellSource(
@@ -175,23 +169,59 @@ def _from_root(root: Any, path: Path, layer: str | None, cluster_key: str | None
     )
 
 
-def _from_object(adata: AnnData, layer: str | None, cluster_key: str | None) -> CellSource:
+def _key_of_file(root: Any, name: str, layer: str | None, obsm: str | None) -> str:
+    """Return where the matrix is in an open AnnData file."""
+    if obsm is not None:
+        keys = list(root["obsm"]) if "obsm" in root else []
+        if obsm not in keys:
+            raise _no_obsm(obsm, keys, name)
+        return f"obsm/{obsm}"
+    layers = list(root["layers"]) if "layers" in root else []
+    if layer is not None and layer not in layers:
+        raise _no_layer(layer, layers, name)
+    if layer is None and "X" not in root:
+        raise MissingKeyError(f"{name} has no X; choose a layer: {', '.join(map(repr, layers)) or 'none'}")
+    return "X" if layer is None else f"layers/{layer}"
+
+
+def _axes(obsm: str, shape: Any, n_cells: int, name: str) -> npt.NDArray[np.str_]:
+    """Return the names of the axes of coordinates of that shape."""
+    if shape is None or len(shape) != 2 or shape[0] != n_cells or shape[1] == 0:
+        found = "no array of numbers" if shape is None else f"shape {tuple(shape)}"
+        raise InputError(f"obsm[{obsm!r}] of {name} has {found}; expected ({n_cells:,}, axes)")
+    return np.asarray(axis_names(obsm.removeprefix("X_"), int(shape[1])), dtype=np.str_)
+
+
+def _from_object(adata: AnnData, layer: str | None, cluster_key: str | None, obsm: str | None) -> CellSource:
     name = "the AnnData"
-    if layer is not None and layer not in adata.layers:
-        raise _no_layer(layer, list(adata.layers), name)
-    matrix = adata.X if layer is None else adata.layers[layer]
+    found = _annotations(adata, cluster_key)
+    if obsm is not None:
+        if obsm not in adata.obsm:
+            raise _no_obsm(obsm, list(adata.obsm), name)
+        matrix = adata.obsm[obsm]
+        if hasattr(matrix, "to_numpy"):  # a table
+            matrix = matrix.to_numpy()
+        found["genes"] = _axes(obsm, getattr(matrix, "shape", None), adata.n_obs, name)
+    else:
+        if layer is not None and layer not in adata.layers:
+            raise _no_layer(layer, list(adata.layers), name)
+        matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise MissingKeyError(
             f"{name} has no X; choose a layer: {', '.join(map(repr, adata.layers)) or 'none'}"
         )
     return CellSource(
         name=name,
-        **_annotations(adata, cluster_key),
+        **found,
         chunk_rows=None,
         scattered=False,
         n_bytes=int(getattr(matrix, "nbytes", 0) or 4 * matrix.shape[0] * matrix.shape[1]),
-        facts={"path": "", "element": layer or "X", "cluster_key": cluster_key or ""},
-        blocks=lambda rows, wanted: _memory_blocks(matrix, rows, wanted),
+        facts={
+            "path": "",
+            "element": f"obsm/{obsm}" if obsm is not None else layer or "X",
+            "cluster_key": cluster_key or "",
+        },
+        blocks=lambda rows, wanted: memory_blocks(matrix, rows, wanted),
     )
 
 
@@ -205,152 +235,6 @@ def _annotations(adata: AnnData, cluster_key: str | None) -> dict[str, Any]:
         "labels": labels,
         "label_order": order,
     }
-
-
-def _csr_blocks(path: Path, key: str, rows: int, columns: Columns) -> da.Array:
-    from anndata.experimental import read_elem_lazy
-
-    if path.is_dir():
-        lazy = read_elem_lazy(open_group(path)[key], chunks=(rows, -1))
-    else:
-        import h5py
-
-        with h5py.File(path, "r") as root:
-            lazy = read_elem_lazy(root[key], chunks=(rows, -1))
-    return _dense(lazy, columns)
-
-
-def _memory_blocks(matrix: Any, rows: int, columns: Columns) -> da.Array:
-    import dask.array as da
-    from scipy import sparse
-
-    if isinstance(matrix, da.Array):
-        return _dense(matrix.rechunk((rows, -1)), columns)
-    if sparse.issparse(matrix):
-        matrix = matrix.tocsr()
-    elif not isinstance(matrix, np.ndarray):
-        matrix = np.asarray(matrix)
-    dtype = _float_dtype(matrix.dtype)
-    # Each task holds its own rows only, so that a partition never carries the rest of the atlas along.
-    return _row_tasks(
-        matrix.shape, rows, columns, dtype, lambda start, stop: (_take, matrix[start:stop], columns, dtype)
-    )
-
-
-def _read_blocks(
-    read: Callable[..., npt.NDArray[Any]],
-    path: Path,
-    key: str,
-    shape: tuple[int, int],
-    dtype: np.dtype[Any],
-    rows: int,
-    columns: Columns,
-) -> da.Array:
-    out = _float_dtype(dtype)
-    return _row_tasks(
-        shape, rows, columns, out, lambda start, stop: (read, str(path), key, start, stop, columns, out)
-    )
-
-
-def _row_tasks(
-    shape: tuple[int, int],
-    rows: int,
-    columns: Columns,
-    dtype: np.dtype[Any],
-    task: Callable[[int, int], tuple[Any, ...]],
-) -> da.Array:
-    """Make a Dask array whose block of rows start:stop is computed by ``task(start, stop)``."""
-    import dask.array as da
-
-    name = f"cells-{uuid.uuid4().hex}"
-    starts = range(0, max(shape[0], 1), rows)
-    stops = [min(start + rows, shape[0]) for start in starts]
-    graph = {
-        (name, i, 0): task(start, stop) for i, (start, stop) in enumerate(zip(starts, stops, strict=True))
-    }
-    sizes = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
-    n_columns = shape[1] if columns is None else len(columns)
-    return da.Array(graph, name, chunks=(sizes, (n_columns,)), dtype=dtype)
-
-
-def _read_dense(
-    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
-    """Read rows of a dense matrix on disk.
-
-    The file is opened here, not where the task was made: a Zarr array whose folder a worker does not see
-    would read as zeros.
-    """
-    with opened_file(path) as root:
-        return _take(root[key][start:stop], columns, dtype)
-
-
-@contextmanager
-def opened_file(path: str) -> Iterator[Any]:
-    """Give the root group of an h5ad file or a zarr AnnData."""
-    import h5py
-
-    if Path(path).is_dir():
-        yield open_group(path)
-        return
-    with h5py.File(existing_path(path, "atlas"), "r") as root:
-        yield root
-
-
-def _scan_csc(
-    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
-    """Collect rows of a CSC matrix on disk in one pass over it, in bounded memory."""
-    with opened_file(path) as root:
-        element = root[key]
-        pointers = element["indptr"][...]
-        n_genes = len(pointers) - 1
-        wanted = np.arange(n_genes) if columns is None else columns
-        position = np.full(n_genes, -1)
-        position[wanted] = np.arange(len(wanted))
-        out = np.zeros((stop - start, len(wanted)), dtype=dtype)
-        first = 0
-        while first < n_genes:
-            last = int(np.searchsorted(pointers, pointers[first] + _SCAN_ENTRIES, side="right")) - 1
-            last = min(max(last, first + 1), n_genes)
-            low, high = int(pointers[first]), int(pointers[last])
-            row = element["indices"][low:high]
-            inside = (row >= start) & (row < stop)
-            column = np.repeat(np.arange(first, last), np.diff(pointers[first : last + 1]))[inside]
-            target = position[column]
-            kept = target >= 0
-            values = element["data"][low:high][inside][kept]
-            np.add.at(out, (row[inside][kept] - start, target[kept]), values)
-            first = last
-    return out
-
-
-def _dense(lazy: da.Array, columns: Columns) -> da.Array:
-    """Cut a Dask array of whole-row blocks, dense or sparse, to `columns` and make the blocks dense."""
-    dtype = _float_dtype(lazy.dtype)
-    width = lazy.shape[1] if columns is None else len(columns)
-    dense: da.Array = lazy.map_blocks(
-        _take,  # type: ignore[arg-type]
-        columns,
-        dtype,
-        dtype=dtype,
-        chunks=(lazy.chunks[0], (width,)),
-        meta=np.empty((0, 0), dtype=dtype),
-    )
-    return dense
-
-
-def _take(block: Any, columns: Columns, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    if columns is not None:
-        block = block[:, columns]
-    if hasattr(block, "toarray"):
-        block = block.toarray()
-    return np.asarray(block, dtype=dtype)
-
-
-def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    dtype = np.dtype(dtype)
-    return dtype if dtype in (np.dtype(np.float32), np.dtype(np.float64)) else np.dtype(np.float64)
 
 
 def _chunk_rows(element: Any) -> int | None:
@@ -423,6 +307,11 @@ def _labels(values: Any, n_cells: int) -> tuple[npt.NDArray[np.object_], tuple[s
 
 def _no_layer(layer: str, layers: list[str], name: str) -> MissingKeyError:
     return MissingKeyError(f"no layer {layer!r} in {name}; {near_misses(layer, layers, noun='layers')}")
+
+
+def _no_obsm(key: str, keys: list[str], name: str) -> MissingKeyError:
+    hint = near_misses(key, keys, noun="keys of obsm")
+    return MissingKeyError(f"no coordinates {key!r} in obsm of {name}; {hint}")
 
 
 def _no_column(key: str, columns: list[str], name: str) -> MissingKeyError:

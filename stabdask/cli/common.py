@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stabdask.cli.sample import add_sample_arguments, sampled_cells
 from stabdask.errors import MissingKeyError, UsageError, near_misses
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from stabdask.fields.base import Field
 
 __all__ = [
+    "add_input_arguments",
     "add_job_arguments",
     "add_json",
     "add_store",
@@ -30,7 +32,9 @@ __all__ = [
     "job_inputs",
     "job_options",
     "parse_elements",
+    "parse_genes",
     "parse_names",
+    "plain_values",
     "print_json",
     "shorten",
     "summary_table",
@@ -51,8 +55,8 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, metavar="STORE", help="store of a run, e.g. out.zarr")
 
 
-def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which cells, which field, and what to compute."""
+def add_input_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Add what says which cells and which field; return the group of these arguments."""
     data = parser.add_argument_group("input")
     data.add_argument(
         "atlas", nargs="+", type=Path, help="h5ad or zarr AnnData; several are read as one atlas"
@@ -60,10 +64,23 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--field", required=True, type=Path, metavar="MODEL", help="fitted field: .h5sch, .h5ad or .zarr"
     )
-    data.add_argument("--layer", help="layer with the expression (X if not given)")
+    place = data.add_mutually_exclusive_group()
+    place.add_argument("--layer", help="layer with the expression (X if not given)")
+    place.add_argument(
+        "--obsm",
+        metavar="KEY",
+        help="coordinates of cells in obsm, for a field that lives on its axes (those of its basis, e.g. X_pca)",
+    )
     data.add_argument(
         "--cluster-key", help="column of obs with cluster labels (one cluster 'all' if not given)"
     )
+    parser.set_defaults(obs="", embedding="")
+    return data
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which cells, which field, and what to compute."""
+    data = add_input_arguments(parser)
     data.add_argument(
         "--missing-cluster",
         default="error",
@@ -82,18 +99,7 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]KEY,...",
         help="embeddings in obsm to bring along into the results, e.g. X_umap",
     )
-    data.add_argument("--sample", type=int, metavar="N", help="compute N cells only, chosen as follows")
-    data.add_argument(
-        "--sample-method",
-        choices=("random", "velocity", "trn", "kmeans", "stratified"),
-        help="by chance (default), by speed, by neural gas or k-means, or by cluster",
-    )
-    data.add_argument("--sample-seed", type=int, metavar="SEED", help="same seed, same cells (0)")
-    data.add_argument(
-        "--sample-basis",
-        metavar="NAME",
-        help="embedding, one of those of --embedding, whose distances trn and kmeans go by",
-    )
+    add_sample_arguments(data)
     what = parser.add_argument_group("what to compute")
     what.add_argument("--spectrum", choices=("full", "leading", "none"), default="full", help="default: full")
     what.add_argument(
@@ -108,6 +114,14 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="I:J,...",
         help="Jacobian elements effector:regulator, e.g. GATA1:GATA2,FLI1:KLF1, or @FILE with one pair a line",
     )
+    for option in ("effectors", "regulators"):
+        what.add_argument(
+            f"--{option}",
+            default=None,
+            metavar="GENE,...",
+            help=f"{option} of the elements between all chosen genes (quantities jacobian, jacobian_mean, response, "
+            "dynamo_sensitivity), or @FILE with one gene a line",
+        )
     what.add_argument(
         "--quantities",
         default=None,
@@ -149,38 +163,17 @@ def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
 
     field = read_field(options.field)
     atlas = [str(path) for path in options.atlas]
+    obsm = options.obsm or (None if options.layer else field.obsm)
     cells = open_cells(
         atlas,
         layer=options.layer,
+        obsm=obsm,
         cluster_key=options.cluster_key,
-        genes=field.genes.tolist(),
+        genes=field.axes.tolist() if obsm is None and field.obsm is None else None,
         obs_keys=parse_names(options.obs, "--obs"),
         embeddings=parse_names(options.embedding, "--embedding"),
     )
-    return _sampled(cells, field, options), field
-
-
-def _sampled(cells: xr.Dataset, field: Field, options: argparse.Namespace) -> xr.Dataset:
-    """Return the cells that the arguments choose: all without --sample."""
-    if options.sample is None:
-        for name in ("method", "seed", "basis"):
-            if getattr(options, f"sample_{name}") is not None:
-                raise UsageError(
-                    f"--sample-{name} says how to choose cells, but not how many; give --sample N"
-                )
-        return cells
-    from stabdask.atlas.sampling import Method, sample
-
-    method: Method = options.sample_method or "random"
-    return sample(
-        cells,
-        options.sample,
-        method=method,
-        seed=options.sample_seed or 0,
-        field=field if method == "velocity" else None,
-        basis=options.sample_basis,
-        missing_cluster=options.missing_cluster,
-    )
+    return sampled_cells(cells, field, options), field
 
 
 def job_options(options: argparse.Namespace, field: Field) -> dict[str, Any]:
@@ -192,6 +185,8 @@ def job_options(options: argparse.Namespace, field: Field) -> dict[str, Any]:
         "modes": options.modes,
         "vectors": options.vectors,
         "elements": parse_elements(options.elements, set(field.genes.tolist())),
+        "effectors": parse_genes(options.effectors, "--effectors"),
+        "regulators": parse_genes(options.regulators, "--regulators"),
         "quantities": None if options.quantities is None else options.quantities.split(","),
         "dtype": options.dtype,
         "backend": options.backend,
@@ -210,14 +205,7 @@ def parse_elements(text: str, genes: set[str]) -> list[tuple[str, str]]:
     >>> parse_elements("GATA1:GATA2,H:1:FLI1", {"GATA1", "GATA2", "H:1", "FLI1"})
     [('GATA1', 'GATA2'), ('H:1', 'FLI1')]
     """
-    if text.startswith("@"):
-        path = Path(text[1:])
-        try:
-            items = path.read_text().splitlines()
-        except OSError as error:
-            raise UsageError(f"cannot read the pairs in {path}: {error.strerror}") from error
-    else:
-        items = text.split(",")
+    items = _items(text, "pairs")
     pairs = []
     for item in (item.strip() for item in items):
         if not item:
@@ -237,6 +225,36 @@ def parse_elements(text: str, genes: set[str]) -> list[tuple[str, str]]:
             raise MissingKeyError(f"gene {unknown!r} in --elements is not in the field; {hint}")
         pairs.append(known[0])
     return pairs
+
+
+def parse_genes(text: str | None, option: str) -> list[str] | None:
+    """Return the names of genes in ``A,B`` or in ``@FILE``; None for no text.
+
+    Examples
+    --------
+    >>> parse_genes("GATA1, FLI1", "--effectors")
+    ['GATA1', 'FLI1']
+    """
+    if text is None:
+        return None
+    genes = [item.strip() for item in _items(text, "genes") if item.strip()]
+    if not genes:
+        raise UsageError(
+            f"{option} {text!r} names no gene; expected GENE,GENE,... or @FILE with one gene a line"
+        )
+    return genes
+
+
+def _items(text: str, what: str) -> list[str]:
+    """Return what stands between commas, or in the lines of ``@FILE``."""
+    if not text.startswith("@"):
+        return text.split(",")
+    path = Path(text[1:])
+    try:
+        return path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"cannot read the {what} in {path}: {reason}") from error
 
 
 def parse_names(text: str, option: str) -> dict[str, str]:
@@ -272,20 +290,21 @@ def group_labels(ds: xr.Dataset, text: str) -> list[str]:
 
 def print_json(values: Any) -> None:
     """Print values as one JSON document; NaN and infinities become null."""
-    print(json.dumps(_plain(values), indent=2, ensure_ascii=False))
+    print(json.dumps(plain_values(values), indent=2, ensure_ascii=False))
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
+    """Return a value as JSON has it: arrays as lists, complex numbers as two, NaN and infinities as null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_values(item) for item in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain_values(value.tolist())
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain_values(value.item())
     if isinstance(value, complex):
-        return {"real": _plain(value.real), "imag": _plain(value.imag)}
+        return {"real": plain_values(value.real), "imag": plain_values(value.imag)}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

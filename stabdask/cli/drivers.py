@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from stabdask.cli.common import add_json, add_store, format_table, print_json
+from stabdask.cli.common import add_json, add_store, figure, format_table, print_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def _text(genes: pd.DataFrame, edges: pd.DataFrame) -> str:
     lines += [format_table(["gene", "participation", "+-"], rows), ""]
     numbers = edges[["sensitivity", "std", "weight", "contribution"]].to_numpy(dtype=float)
     rows = [
-        [f"{regulator} {'-|' if values[2] < 0 else '->'} {effector}", *(f"{value:.4g}" for value in values)]
+        [f"{regulator} {'-|' if values[2] < 0 else '->'} {effector}", *map(figure, values)]
         for regulator, effector, values in zip(edges["regulator"], edges["effector"], numbers, strict=True)
     ]
     lines.append(format_table(["edge", "sensitivity", "+-", "weight", "contribution"], rows))

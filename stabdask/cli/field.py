@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stabdask.cli.common import add_json, format_table, print_json
-from stabdask.errors import StoreMismatchError
+from stabdask.errors import StoreMismatchError, UsageError
+
+if TYPE_CHECKING:
+    from stabdask.fields.base import Field
+    from stabdask.fields.hopfield import HopfieldField
+    from stabdask.fields.rkhs import RKHSField
 
 __all__ = ["add_commands"]
 
@@ -20,22 +25,65 @@ def add_commands(commands: Any) -> None:
     actions = field.add_subparsers(dest="action", metavar="ACTION", required=True)
     show = actions.add_parser("show", help="what a field holds")
     show.add_argument("field", type=Path, help=".h5sch checkpoint, fitted .h5ad or zarr, or saved field")
+    _add_reading(show)
     add_json(show)
     show.set_defaults(execute=_show)
     convert = actions.add_parser("convert", help="write a field as a Zarr model store")
     convert.add_argument("field", type=Path, help=".h5sch checkpoint, or fitted .h5ad or zarr")
     convert.add_argument("output", type=Path, help="model store to write, e.g. model.zarr")
+    _add_reading(convert)
     convert.add_argument("--overwrite", action="store_true", help="replace an existing model store")
     convert.add_argument("--dry-run", action="store_true", help="read and check the field, write nothing")
     add_json(convert)
     convert.set_defaults(execute=_convert)
 
 
-def _facts(path: Path) -> tuple[Any, dict[str, Any]]:
-    from stabdask.fields.hopfield import HopfieldField
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_argument_group("which field of an AnnData")
+    which.add_argument(
+        "--kind", choices=("hopfield", "rkhs"), help="where it holds fits of both scHopfield and dynamo"
+    )
+    which.add_argument(
+        "--basis", help="embedding of dynamo's field (pca); 'genes' for a field fitted to genes directly"
+    )
+    which.add_argument(
+        "--loadings", metavar="KEY", help="loadings of its axes in uns or varm (PCs); 'none' for none"
+    )
+    which.add_argument(
+        "--gene-names",
+        metavar="FILE",
+        help="genes of the rows of the loadings (of the axes of a field over genes), one a line",
+    )
+
+
+def _read(options: argparse.Namespace) -> Field:
     from stabdask.fields.reading import read_field
 
-    field = read_field(path)
+    given: dict[str, Any] = {}
+    if options.basis is not None:
+        given["basis"] = None if options.basis == "genes" else options.basis
+    if options.loadings is not None:
+        given["Qkey"] = None if options.loadings == "none" else options.loadings
+    if options.gene_names is not None:
+        given["genes"] = _names(Path(options.gene_names))
+    if given and options.kind == "hopfield":
+        raise UsageError(
+            "--basis, --loadings and --gene-names are of fields of dynamo; leave --kind hopfield out"
+        )
+    return read_field(options.field, kind="rkhs" if given else options.kind, **given)
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--gene-names {path} cannot be read ({error}); expected a text file") from error
+
+
+def _facts(path: Path, field: Field) -> dict[str, Any]:
+    from stabdask.fields.hopfield import HopfieldField
+    from stabdask.fields.rkhs import RKHSField
+
     facts: dict[str, Any] = {
         "field": str(path),
         "kind": field.kind,
@@ -46,22 +94,51 @@ def _facts(path: Path) -> tuple[Any, dict[str, Any]]:
         "clusters": {},
     }
     if isinstance(field, HopfieldField):
-        for label, p in zip(field.clusters, field.parameters, strict=True):
-            mix = p.hill.mix[p.regulators]
-            facts["clusters"][label] = {
-                "n_regulators": len(p.regulators),
-                "n_edges": int(np.count_nonzero(p.weights)),
-                "n_two_component": int((mix < 1).sum()),
-                "gamma_min": float(p.gamma.min()),
-                "gamma_max": float(p.gamma.max()),
-            }
-    return field, facts
+        facts["clusters"] = _clusters(field)
+    elif isinstance(field, RKHSField):
+        facts |= _kernels(field)
+    return facts
+
+
+def _clusters(field: HopfieldField) -> dict[str, Any]:
+    facts = {}
+    for label, p in zip(field.clusters, field.parameters, strict=True):
+        mix = p.hill.mix[p.regulators]
+        facts[label] = {
+            "n_regulators": len(p.regulators),
+            "n_edges": int(np.count_nonzero(p.weights)),
+            "n_two_component": int((mix < 1).sum()),
+            "gamma_min": float(p.gamma.min()),
+            "gamma_max": float(p.gamma.max()),
+        }
+    return facts
+
+
+def _kernels(field: RKHSField) -> dict[str, Any]:
+    loadings = field.loadings
+    return {
+        "basis": field.basis,
+        "n_axes": field.largest_core,
+        "n_control_points": len(field.centers),
+        "beta": field.beta,
+        "kernel_width": float(1.0 / np.sqrt(2.0 * field.beta)),
+        "n_loadings": 0 if loadings is None else len(loadings),
+        "loadings_off_orthonormal": None
+        if loadings is None
+        else float(np.abs(loadings.T @ loadings - np.eye(loadings.shape[1])).max()),
+    }
 
 
 def _print(facts: dict[str, Any]) -> None:
+    size = (
+        f"cores up to {facts['largest_core']} x {facts['largest_core']}, fingerprint {facts['fingerprint']}"
+    )
+    if "n_control_points" in facts:
+        _print_kernels(facts, size)
+        return
     print(
         f"{facts['field']}: {facts['kind']} field, {facts['n_genes']:,} genes, {facts['n_regulators']:,} regulators, "
-        f"cores up to {facts['largest_core']} x {facts['largest_core']}, fingerprint {facts['fingerprint']}"
+        f"{size}"
     )
     names = ("n_regulators", "n_edges", "n_two_component", "gamma_min", "gamma_max")
     rows = [
@@ -71,14 +148,31 @@ def _print(facts: dict[str, Any]) -> None:
     print(format_table(["cluster", "regulators", "edges", "two-component", "min gamma", "max gamma"], rows))
 
 
+def _print_kernels(facts: dict[str, Any], size: str) -> None:
+    space = "genes" if facts["basis"] is None else f"axes of {facts['basis']!r}"
+    off = facts["loadings_off_orthonormal"]
+    if off is not None:
+        lift = f"{facts['n_loadings']:,} genes, orthonormal to {off:.1e}"
+    else:
+        lift = "none needed" if facts["basis"] is None else "none: results are over the axes alone"
+    print(f"{facts['field']}: {facts['kind']} field over {facts['n_axes']:,} {space}, {size}")
+    rows = [
+        ["control points", f"{facts['n_control_points']:,}"],
+        ["beta", f"{facts['beta']:.6g}  (kernels {facts['kernel_width']:.4g} wide)"],
+        ["loadings", lift],
+    ]
+    print(format_table(["parameter", "value"], rows))
+
+
 def _show(options: argparse.Namespace) -> int:
-    _, facts = _facts(options.field)
+    facts = _facts(options.field, _read(options))
     print_json(facts) if options.json else _print(facts)
     return 0
 
 
 def _convert(options: argparse.Namespace) -> int:
-    field, facts = _facts(options.field)
+    field = _read(options)
+    facts = _facts(options.field, field)
     if options.output.exists() and not options.overwrite:
         raise StoreMismatchError(
             f"{options.output} exists; remove it, choose another path, or give --overwrite"

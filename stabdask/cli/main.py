@@ -34,7 +34,19 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    from stabdask.cli import demo, doctor, drivers, export, field, inspect, job, report, summary
+    from stabdask.cli import (
+        demo,
+        doctor,
+        drivers,
+        export,
+        field,
+        fixed_points,
+        inspect,
+        job,
+        rank,
+        report,
+        summary,
+    )
 
     parser = _Parser(
         prog="stabdask",
@@ -46,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser, title="commands"
     )
-    for module in (demo, doctor, job, inspect, summary, drivers, report, export, field):
+    for module in (demo, doctor, job, inspect, summary, drivers, rank, fixed_points, report, export, field):
         module.add_commands(commands)
     return parser
 

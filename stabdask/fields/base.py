@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from stabdask.errors import MissingKeyError, near_misses
 from stabdask.kernels.eig import EigResult, Vectors, eig
+from stabdask.kernels.solve import solve_damped, solve_or_nan
 
 if TYPE_CHECKING:
     from stabdask.kernels.krylov_operator import BatchedOperator
@@ -35,7 +36,10 @@ class Linearization(ABC):
     """
 
     active: npt.NDArray[np.bool_]
-    """``(cell, regulator)``: which of the field's regulators span the core of each cell."""
+    """``(cell, regulator)``: which of the field's regulators span the core of each cell.
+
+    Of a field with `Field.whole_cores`, whose cores all have all axes, only the number of cells is looked at.
+    """
 
     @property
     def sizes(self) -> npt.NDArray[np.intp]:
@@ -61,6 +65,12 @@ class Linearization(ABC):
         """
         cores = self.cores(cells)
         sizes = self.sizes[cells]
+        if not isinstance(cores, np.ndarray):
+            from stabdask.kernels import cuda
+
+            return cuda.numbers_to_host(
+                cuda.solve_on_device(cores, sizes, modes=modes, vectors=vectors, dtype=dtype)
+            )
         return eig(cores, sizes=sizes, modes=modes, vectors=vectors, dtype=dtype, backend=backend)
 
     def operator(self, cells: Index) -> BatchedOperator:
@@ -151,8 +161,85 @@ class Linearization(ABC):
         """Return the norm of the velocity, ``(cell,)``."""
 
     @abstractmethod
+    def velocity(self) -> Array:
+        """Return the velocity, ``(cell, axis)``, on the host."""
+
+    @abstractmethod
+    def acceleration(self) -> Array:
+        """Return J v, the derivative of the velocity along the flow, ``(cell, axis)``."""
+
+    def jerk(self) -> Array:
+        """Return the derivative of the acceleration along the flow, ``(cell, axis)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no third derivative of the flow")
+
+    def curl(self) -> Array:
+        """Return the curl of the velocity of a field with two or three axes, ``(cell, 1)`` or ``(cell, 3)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no curl")
+
+    def velocity_scale(self) -> Array:
+        """Return the sum of the absolute values of the terms of each component of the velocity, ``(cell, axis)``.
+
+        A velocity is zero, to rounding, where it is small beside this: not where all its terms are small.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how large the terms of its velocity are"
+        )
+
+    def solve_jacobian(
+        self,
+        cells: Index,
+        b: Array,
+        *,
+        shift: Array | None = None,
+        damping: Array | None = None,
+        weights: Array | None = None,
+    ) -> Array:
+        """Solve ``(J - shift) x = b`` through the cores.
+
+        Parameters
+        ----------
+        cells
+            Rows of this linearization.
+        b
+            ``(len(cells), axis)``.
+        shift
+            ``(len(cells),)``, 1/time: what is taken off the diagonal; 0 if not given.
+        damping
+            ``(len(cells),)`` positive: solve the system of the core as damped least squares, which has a solution
+            also where the core is singular (see `stabdask.kernels.solve.solve_damped`). What is outside the core is
+            then solved exactly for that.
+        weights
+            ``(len(cells), axis)`` positive, of the squares of a damped solution.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``(len(cells), axis)``; NaN for a cell whose matrix is singular (with `damping`: not finite). With
+            `damping`, an axis outside the core whose eigenvalue is 0 is 0.
+        """
+        cores = self.cores(cells)
+        n = b.shape[1]
+        if cores.shape[1:] != (n, n) or (self.sizes[cells] < n).any():
+            # Fields with something outside the core have a way of their own.
+            raise NotImplementedError(f"{type(self).__name__} has more to its Jacobians than cores")
+        if shift is not None:
+            cores[:, np.arange(n), np.arange(n)] -= shift[:, None]
+        if damping is not None:
+            return solve_damped(cores, b, damping, weights)
+        solved: Array = solve_or_nan(cores, b[:, :, None])[:, :, 0]
+        return solved
+
+    @abstractmethod
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return ``J[effectors[p], regulators[p]]`` for each pair of genes p, ``(cell, pair)``."""
+
+    @abstractmethod
+    def block(self, cells: Index, effectors: Index, regulators: Index) -> Array:
+        """Return ``J[effectors, regulators]`` of `cells`, ``(len(cells), effector, regulator)``."""
+
+    @abstractmethod
+    def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
+        """Return ``-J^-1 [effectors, regulators]`` of `cells`, shaped as `block`; NaN where J is singular."""
 
     @abstractmethod
     def participation(
@@ -172,13 +259,13 @@ class Linearization(ABC):
         `right` and `left` are vectors of the cores for one mode, ``(len(cells), k)``. NaN where y^H x is 0.
         """
 
-    @abstractmethod
     def edges(self) -> tuple[Index, Index]:
         """Return effectors and regulators of the edges among regulators, as positions among the field's regulators."""
+        raise NotImplementedError(f"{type(self).__name__} has no network")
 
-    @abstractmethod
     def near_switch_count(self) -> npt.NDArray[np.intp]:
         """Return how many regulators of each cell lie at a jump of the Jacobian, ``(cell,)``."""
+        return np.zeros(len(self.sizes), dtype=np.intp)
 
 
 class Field(ABC):
@@ -193,8 +280,11 @@ class Field(ABC):
     on_gpu: ClassVar[bool] = False
     """Whether it linearizes expression that is on a GPU; if not, only the cores are solved there."""
 
+    whole_cores: ClassVar[bool] = False
+    """Whether every core is the whole Jacobian over the axes of the field, with no eigenvalue outside it."""
+
     genes: npt.NDArray[np.str_]
-    """Gene names, ``(gene,)``."""
+    """Gene names, ``(gene,)``: what elements are between, and what vectors are lifted to."""
 
     clusters: tuple[str, ...]
     """Labels of the clusters the field was fitted for."""
@@ -211,6 +301,32 @@ class Field(ABC):
     def regulators(self) -> npt.NDArray[np.str_]:
         """Names of the regulators."""
         return self.genes[self.regulator_index]
+
+    @property
+    def axes(self) -> npt.NDArray[np.str_]:
+        """Names of the coordinates of a cell that the field is evaluated at: its genes, if it lives in no other space.
+
+        ``(axis,)``.
+        """
+        return self.genes
+
+    @property
+    def obsm(self) -> str | None:
+        """Where an AnnData keeps coordinates on the axes; None where these are genes, with their expression."""
+        return None
+
+    @property
+    def loadings(self) -> Array | None:
+        """``(gene, axis)``: what lifts axes to genes; None where axes are genes, or are lifted to none."""
+        return None
+
+    def why_not(self, quantity: str) -> str | None:
+        """Return why the field has no such quantity, for a message, or None if it has it."""
+        return "it is of fields in two or three dimensions" if quantity in ("curl", "torsion") else None
+
+    def model_of(self, label: str) -> str | None:
+        """Return the cluster of the field whose parameters cells with this label have, or None."""
+        return label if label in self.clusters else None
 
     @property
     @abstractmethod
@@ -234,32 +350,54 @@ class Field(ABC):
         """
         return 8 * (4 * self.n_genes + 8 * len(self.regulator_index))
 
-    @abstractmethod
     def rest_eigenvalues(self, cluster: int) -> Array:
-        """Return, per gene, the eigenvalue the Jacobian has for it while it is outside the core."""
+        """Return, per gene, the eigenvalue the Jacobian has for it while it is outside the core.
 
-    @abstractmethod
+        Fields with `whole_cores` have none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no eigenvalues outside cores")
+
     def regulator_weights(self, cluster: int) -> Array:
-        """Return W among the regulators, ``(effector, regulator)``, zero where there is no edge."""
+        """Return W among the regulators, ``(effector, regulator)``, zero where there is no edge.
+
+        Only fields with a network have it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no network")
 
     @abstractmethod
     def velocity(self, x: npt.ArrayLike, cluster: str) -> Array:
-        """Return dx/dt at expression `x` ``(cell, gene)`` of cells of `cluster`."""
+        """Return dx/dt at `x` ``(cell, axis)`` of cells of `cluster`."""
 
     @abstractmethod
     def jacobian(self, x: npt.ArrayLike, cluster: str) -> Array:
-        """Return dense Jacobians ``(cell, gene, gene)``, row effector, column regulator: the oracle."""
+        """Return dense Jacobians ``(cell, axis, axis)``, row effector, column regulator: the oracle."""
+
+    @abstractmethod
+    def jacobian_elements(self, x: npt.ArrayLike, cluster: str, effectors: Index, regulators: Index) -> Array:
+        """Return elements between pairs of genes from dense Jacobians, ``(cell, pair)``: the oracle."""
+
+    def floor(self, cluster: int) -> Array:
+        """Return the lowest state that the field can be linearized at, ``(axis,)``; -inf where there is no lowest."""
+        return np.full(len(self.axes), -np.inf)
+
+    def fixed_point_bounds(self, cluster: int) -> tuple[Array, Array]:
+        """Return bounds that every fixed point lies within, each ``(axis,)``; infinite where the field has none.
+
+        Below `floor` those of the field as it goes on there: see `stabdask.analysis.roots`.
+        """
+        return np.full(len(self.axes), -np.inf), np.full(len(self.axes), np.inf)
 
     @abstractmethod
     def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:
-        """Raise `InputError` if finite expression `x` of `cells` (names or numbers) is out of the domain."""
+        """Raise `InputError` if finite `x` ``(cell, axis)`` of `cells` (names or numbers) is out of the domain."""
 
     @abstractmethod
-    def linearize(self, x: npt.NDArray[Any], cluster: int) -> Linearization:
-        """Return the linearization at finite expression `x` ``(cell, gene)`` for cluster number `cluster`.
+    def linearize(self, x: npt.NDArray[Any], cluster: int, *, dtype: str = "float64") -> Linearization:
+        """Return the linearization at finite `x` ``(cell, axis)`` for cluster number `cluster`.
 
-        `x` comes in the precision of the input; what is computed from it is float64. Fields that say `on_gpu` take
-        an array of CuPy too, and then compute where it is.
+        `x` comes in the precision of the input; what is computed from it is float64. `dtype` is the precision that is
+        wanted of cores: a field to which they are dear may compute with it. Fields that say `on_gpu` take an array of
+        CuPy too, and then compute where it is.
         """
 
     @abstractmethod

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import InputError, MissingKeyError
-from stabdask.fields.base import Array, Field
+from stabdask.fields.base import Array, Field, Index
 from stabdask.fields.hill import HillParameters
 from stabdask.fields.hopfield_cluster import HopfieldCluster
 from stabdask.kernels.arrays import array_module
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from stabdask.fields.hopfield_model import ClusterModel
 
 __all__ = ["HopfieldCluster", "HopfieldField"]
+
+_STEEP_FLOOR = 1e-12
+"""Of its threshold: the least expression of a regulator with n < 1 at which the field is linearized."""
 
 
 class HopfieldField(Field):
@@ -156,9 +159,11 @@ class HopfieldField(Field):
     @classmethod
     def open(cls, path: str | Path) -> HopfieldField:
         """Open a field written by `save`."""
-        from stabdask.fields.storage import open_hopfield
+        from stabdask.fields.storage import open_field
 
-        return open_hopfield(path)
+        field = open_field(path, kind=cls.kind)
+        assert isinstance(field, cls)
+        return field
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the field as a Zarr group; see `stabdask.fields.storage`.
@@ -168,9 +173,9 @@ class HopfieldField(Field):
         StoreMismatchError
             If `path` exists and `overwrite` is false.
         """
-        from stabdask.fields.storage import save_hopfield
+        from stabdask.fields.storage import save_field
 
-        return save_hopfield(self, path, overwrite=overwrite)
+        return save_field(self, path, overwrite=overwrite)
 
     def to_anndata(self, adata: AnnData) -> None:
         """Write the parameters into `adata` under scHopfield's keys; see `stabdask.fields.schopfield`."""
@@ -240,7 +245,9 @@ class HopfieldField(Field):
         """Return -gamma, ``(gene,)``: a gene outside the core only decays."""
         return -self.parameters[cluster].gamma
 
-    def linearize(self, x: npt.NDArray[Any], cluster: int) -> HopfieldLinearization:
+    def linearize(
+        self, x: npt.NDArray[Any], cluster: int, *, dtype: str = "float64"
+    ) -> HopfieldLinearization:
         """Return the linearization at `x`; see `Field.linearize`."""
         from stabdask.fields.hopfield_linear import HopfieldLinearization
 
@@ -254,6 +261,24 @@ class HopfieldField(Field):
             xp.cuda.get_current_stream().synchronize()
             self._device_models[key] = moved
         return HopfieldLinearization(model, x, on_device=self._device_models[key])
+
+    def floor(self, cluster: int) -> Array:
+        """Return 0, and a little more for regulators with n < 1, whose slope at 0 is infinite."""
+        p = self.parameters[cluster]
+        floor = np.zeros(self.n_genes)
+        steep = p.regulators[p.hill.take(p.regulators).infinite_slope_at_zero()]
+        floor[steep] = _STEEP_FLOOR * p.hill.take(steep).branch(np.zeros((1, len(steep))))[0][0]
+        return floor
+
+    def fixed_point_bounds(self, cluster: int) -> tuple[Array, Array]:
+        """Return bounds of every fixed point: activations are between 0 and 1, so W phi + I has bounds."""
+        p = self.parameters[cluster]
+        lowest = np.minimum(p.weights, 0.0).sum(axis=1, dtype=np.float64) + p.bias
+        highest = np.maximum(p.weights, 0.0).sum(axis=1, dtype=np.float64) + p.bias
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = np.stack([lowest / p.gamma, highest / p.gamma])
+        ends[:, p.gamma == 0] = [[-np.inf], [np.inf]]
+        return ends.min(axis=0), ends.max(axis=0)
 
     def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:
         """Refuse negative expression, and no expression of a regulator with n < 1 (infinite slope)."""
@@ -333,6 +358,10 @@ class HopfieldField(Field):
         diagonal = np.arange(self.n_genes)
         out[:, diagonal, diagonal] -= p.gamma
         return out
+
+    def jacobian_elements(self, x: npt.ArrayLike, cluster: str, effectors: Index, regulators: Index) -> Array:
+        """Return elements of dense Jacobians, ``(cell, pair)``, 1/time; see `jacobian`."""
+        return self.jacobian(x, cluster)[:, effectors, regulators]
 
     def _checked(self, x: npt.ArrayLike, cluster: str) -> tuple[Array, int]:
         x = np.asarray(x, dtype=np.float64)

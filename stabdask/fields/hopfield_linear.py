@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from stabdask.fields.base import Array, Index, Linearization
 from stabdask.fields.hopfield_model import ClusterModel
+from stabdask.fields.hopfield_response import block_response
 from stabdask.kernels.arrays import XArray, array_module, to_host
 from stabdask.kernels.eig import EigResult, Vectors
 from stabdask.kernels.scaled import active_members, eig_scaled, gather_cores
@@ -98,15 +98,7 @@ class HopfieldLinearization(Linearization):
             vectors=vectors,
             dtype=dtype,
         )
-        status = to_host(found.status)
-        cuda.refuse_gaps(status)
-        return replace(
-            found,
-            condition=None if found.condition is None else to_host(found.condition),
-            residual=to_host(found.residual),
-            trace_defect=to_host(found.trace_defect),
-            status=status,
-        )
+        return cuda.numbers_to_host(found)
 
     def operator(self, cells: Index) -> BatchedOperator:
         """Return products ``W (phi' o v) - gamma o v`` on the active regulators; see `Linearization.operator`.
@@ -349,6 +341,31 @@ class HopfieldLinearization(Linearization):
             speed[cells] = to_host(xp.sqrt(xp.einsum("gc,gc->c", velocity, velocity)))
         return speed
 
+    def velocity(self) -> Array:
+        """Return W phi - gamma x + I, ``(cell, gene)``."""
+        return np.ascontiguousarray(to_host(self._velocity(slice(None))).T)
+
+    def velocity_scale(self) -> Array:
+        """Return |W| phi + |gamma x| + |I|; see `Linearization.velocity_scale`."""
+        model = self._model
+        driven = np.asarray(model.absolute_drive @ to_host(self._activation).T)
+        scale: Array = driven.T + np.abs(model.gamma * to_host(self._x)) + np.abs(model.bias)
+        return scale
+
+    def solve_jacobian(
+        self,
+        cells: Index,
+        b: Array,
+        *,
+        shift: Array | None = None,
+        damping: Array | None = None,
+        weights: Array | None = None,
+    ) -> Array:
+        """Solve ``(J - shift) x = b`` on the host; see `Linearization.solve_jacobian`."""
+        from stabdask.fields.hopfield_solve import solve_jacobian
+
+        return solve_jacobian(self._model, self._host_slope[cells], b, shift, damping, weights)
+
     def _velocity(self, cells: slice) -> XArray:
         """Return the velocity of some cells, ``(gene, cell)``: on a CPU, while they are few it stays in the cache."""
         here, xp = self._here, self._xp
@@ -358,18 +375,37 @@ class HopfieldLinearization(Linearization):
         velocity += here.bias[:, None]
         return velocity
 
+    def acceleration(self) -> Array:
+        """Return W (phi' o v) - gamma o v, ``(cell, gene)``."""
+        here, xp = self._here, self._xp
+        velocity = self._velocity(slice(None))
+        push = xp.ascontiguousarray(self._slope.T * velocity[here.regulators])
+        return to_host((here.drive @ push - here.gamma[:, None] * velocity).T)
+
+    def block(self, cells: Index, effectors: Index, regulators: Index) -> Array:
+        """Return W_ij phi'_j - [i = j] gamma_i for all pairs; see `Linearization.block`."""
+        rows, columns = (grid.ravel() for grid in np.meshgrid(effectors, regulators, indexing="ij"))
+        found = self._elements(self._host_slope[cells], rows, columns)
+        return found.reshape(len(cells), len(effectors), len(regulators))
+
+    def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
+        """Return -J^-1, by solving the core of all regulators and what it drives; see `Linearization.response`."""
+        return block_response(self._model, self._host_slope[cells], effectors, regulators)
+
     def elements(self, effectors: Index, regulators: Index) -> Array:
         """Return W_ij phi'_j - [i = j] gamma_i."""
+        return self._elements(self._host_slope, effectors, regulators)
+
+    def _elements(self, slope: Array, effectors: Index, regulators: Index) -> Array:
         model = self._model
         position = np.searchsorted(model.regulators, regulators)
         known = position < len(model.regulators)
         position = np.where(known, position, 0)
         if len(model.regulators):
             known &= model.regulators[position] == regulators
-        out = np.zeros((len(self._x), len(effectors)))
+        out = np.zeros((len(slope), len(effectors)))
         columns = position[known]
-        slope = to_host(self._slope[:, self._rows(columns)])
-        out[:, known] = model.weights[effectors[known], columns].astype(np.float64) * slope
+        out[:, known] = model.weights[effectors[known], columns].astype(np.float64) * slope[:, columns]
         same = effectors == regulators
         out[:, same] -= model.gamma[effectors[same]]
         # A weight times no slope is a plain zero, whatever the sign of the weight.

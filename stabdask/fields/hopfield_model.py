@@ -107,3 +107,8 @@ class ClusterModel:
         """W for products: on the host in double precision, sparse where most of it is zero."""
         # On a GPU a second W in double precision would take twice the memory; products widen this one as they go.
         return _sparse_or_dense(self.weights) if isinstance(self.weights, np.ndarray) else self.weights
+
+    @cached_property
+    def absolute_drive(self) -> Any:
+        """|W| for products on the host."""
+        return abs(self.drive)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.errors import InputError
+from stabdask.errors import InputError, MissingKeyError
 from stabdask.files import existing_path, open_group
 
 if TYPE_CHECKING:
@@ -42,6 +42,18 @@ class ParameterSource(ABC):
     def matrix(self, key: str) -> Any:
         """Return the matrix `key`, dense or SciPy sparse."""
 
+    def keys(self, *where: str) -> tuple[str, ...]:
+        """Return the names of the elements at a place such as ``("uns", "VecFld_pca")``; none if nothing is there."""
+        return ()
+
+    def element(self, *where: str) -> Any:
+        """Return the element at a place such as ``("varm", "PCs")``; `keys` tells which there are."""
+        raise MissingKeyError(f"{self.name} has no {'/'.join(where)}")
+
+    def stored(self, *where: str) -> Any:
+        """Return the element at a place as it is stored: of a file, what can be read row by row."""
+        return self.element(*where)
+
 
 class AnnDataSource(ParameterSource):
     """An AnnData object, in memory, backed or lazy."""
@@ -65,6 +77,21 @@ class AnnDataSource(ParameterSource):
         """Return an element of `varp`."""
         return _in_memory(self._varp[key])
 
+    def keys(self, *where: str) -> tuple[str, ...]:
+        """Return the names below an attribute such as `uns`."""
+        item = self._at(where)
+        return tuple(str(key) for key in item) if isinstance(item, Mapping) else ()
+
+    def element(self, *where: str) -> Any:
+        """Return an element of `uns`, `varm` or another attribute."""
+        return self._at(where)
+
+    def _at(self, where: tuple[str, ...]) -> Any:
+        item = getattr(self._adata, where[0], {})
+        for key in where[1:]:
+            item = item[key]
+        return item
+
 
 class _ElementSource(ParameterSource):
     """An AnnData on disk (HDF5 or Zarr), read element by element."""
@@ -73,6 +100,7 @@ class _ElementSource(ParameterSource):
         self.name = name
         if "var" not in root:
             raise InputError(f"{name} holds neither an AnnData nor a saved field: it has no 'var'")
+        self._root = root
         self._varp = root.get("varp", {})
         self._var = root["var"]
         self.matrix_keys = tuple(_leaves(self._varp))
@@ -102,6 +130,24 @@ class _ElementSource(ParameterSource):
         from anndata.io import read_elem
 
         return _in_memory(read_elem(self._varp[key]))
+
+    def keys(self, *where: str) -> tuple[str, ...]:
+        item = self._at(where)
+        return tuple(str(key) for key in item) if hasattr(item, "keys") else ()
+
+    def element(self, *where: str) -> Any:
+        from anndata.io import read_elem
+
+        return read_elem(self._at(where))
+
+    def stored(self, *where: str) -> Any:
+        return self._at(where)
+
+    def _at(self, where: tuple[str, ...]) -> Any:
+        item = self._root.get(where[0], {})
+        for key in where[1:]:
+            item = item[key]
+        return item
 
 
 class _CheckpointSource(ParameterSource):

@@ -26,7 +26,7 @@ from stabdask.fields.parameter_source import ParameterSource, open_source
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["USED", "read_schopfield", "under", "used_genes", "write_schopfield"]
+__all__ = ["USED", "as_mask", "read_schopfield", "under", "used_genes", "write_schopfield"]
 
 USED = "scHopfield_used"
 """Column of `var` that marks the genes of a fit."""
@@ -84,7 +84,7 @@ def used_genes(source: ParameterSource) -> npt.NDArray[np.bool_]:
     """Return which genes belong to the fit, ``(gene,)``: those that ``scHopfield_used`` marks, or all."""
     if USED not in source.columns:
         return np.ones(len(source.genes), dtype=bool)
-    used = _as_mask(source.column(USED), f"{USED} of {source.name}")
+    used = as_mask(source.column(USED), f"{USED} of {source.name}")
     if not used.any():
         raise InputError(f"{USED} of {source.name} marks no gene; fit the model first")
     return used
@@ -231,7 +231,7 @@ def under(mapping: Mapping[Any, Any], label: str) -> Any:
     return None
 
 
-def _as_mask(values: npt.ArrayLike, what: str) -> npt.NDArray[np.bool_]:
+def as_mask(values: npt.ArrayLike, what: str) -> npt.NDArray[np.bool_]:
     """Read a boolean column, also one stored as strings or as 0 and 1, as what it says."""
     array = np.asarray(values)
     if array.dtype == np.bool_:

@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from stabdask.errors import DamagedStoreError, MissingFileError
+from stabdask.errors import DamagedStoreError, InputError, MissingFileError
+from stabdask.fields.base import Field
 from stabdask.fields.hill import HillParameters
 from stabdask.fields.hopfield import HopfieldField
 from stabdask.fields.hopfield_cluster import HopfieldCluster
+from stabdask.fields.rkhs import RKHSField
 from stabdask.files import existing_path, new_directory, open_group, read_names, write_array, write_names
 
-__all__ = ["field_kind", "open_field_cached", "open_hopfield", "save_hopfield", "write_hopfield"]
+__all__ = ["field_kind", "open_field", "open_field_cached", "save_field"]
 
 _KIND = "stabdask_field"
 
@@ -32,23 +34,30 @@ def field_kind(path: str | Path) -> str | None:
     return None if kind is None else str(kind)
 
 
-def save_hopfield(field: HopfieldField, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write `field` to a new Zarr group at `path`, which appears whole or not at all."""
+def save_field(field: Field, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write `field` to a new Zarr group at `path`, which appears whole or not at all.
+
+    Raises
+    ------
+    StoreMismatchError
+        If `path` exists and `overwrite` is false.
+    """
     import zarr
 
     path = Path(path)
     with new_directory(path, overwrite=overwrite) as folder:
-        write_hopfield(field, zarr.open_group(str(folder), mode="w", zarr_format=3))
+        group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+        group.attrs.update({_KIND: field.kind, "format_version": 1, "fingerprint": field.fingerprint})
+        write_names(group, "gene", field.genes.tolist(), "gene")
+        if isinstance(field, HopfieldField):
+            _write_hopfield(field, group)
+        else:
+            assert isinstance(field, RKHSField)
+            _write_rkhs(field, group)
     return path
 
 
-def write_hopfield(field: HopfieldField, group: object) -> None:
-    """Write `field` into an empty, open Zarr group."""
-    import zarr
-
-    assert isinstance(group, zarr.Group)
-    group.attrs.update({_KIND: field.kind, "format_version": 1, "fingerprint": field.fingerprint})
-    write_names(group, "gene", field.genes.tolist(), "gene")
+def _write_hopfield(field: HopfieldField, group: Any) -> None:
     write_names(group, "cluster", field.clusters, "cluster")
     write_array(group, "gamma", np.stack([p.gamma for p in field.parameters]), ("cluster", "gene"))
     write_array(group, "bias", np.stack([p.bias for p in field.parameters]), ("cluster", "gene"))
@@ -60,23 +69,45 @@ def write_hopfield(field: HopfieldField, group: object) -> None:
         write_array(regulators, str(number), p.regulators.astype(np.int64), ("regulator",))
 
 
-def open_hopfield(path: str | Path) -> HopfieldField:
-    """Open a field written by `save_hopfield`.
+def _write_rkhs(field: RKHSField, group: Any) -> None:
+    group.attrs.update({"basis": field.basis})
+    write_array(group, "centers", field.centers, ("center", "axis"))
+    write_array(group, "coefficients", field.coefficients, ("center", "axis"))
+    write_array(group, "beta", np.asarray([field.beta]), ("one",))
+    if field.loadings is not None:
+        write_array(group, "loadings", field.loadings, ("gene", "axis"))
+
+
+def open_field(path: str | Path, *, kind: str | None = None) -> Field:
+    """Open a field written by `save_field`.
+
+    Parameters
+    ----------
+    path
+        Where it is.
+    kind
+        Which kind of field is expected; any if not given.
 
     Raises
     ------
     MissingFileError
-        If there is no saved Hopfield field at `path`.
+        If there is no saved field of that kind at `path`.
     DamagedStoreError
         If its parameters do not match the fingerprint saved with them.
+    InputError
+        If this version cannot read that kind of field.
     """
     group = open_group(existing_path(path, "saved field"))
-    if group.attrs.get(_KIND) != HopfieldField.kind:
-        raise MissingFileError(
-            f"{path} holds no saved Hopfield field; make one with 'stabdask field convert'"
-        )
+    found = group.attrs.get(_KIND)
+    if found is None or (kind is not None and found != kind):
+        wanted = "saved field" if kind is None else f"saved {kind} field"
+        there = "" if found is None else f", but one of kind {found!r}"
+        raise MissingFileError(f"{path} holds no {wanted}{there}; make one with 'stabdask field convert'")
+    readers = {HopfieldField.kind: _read_hopfield, RKHSField.kind: _read_rkhs}
+    if found not in readers:
+        raise InputError(f"{path} holds a field of kind {found!r}, which this version cannot read")
     try:
-        field = _read_hopfield(group)
+        field = readers[found](group)
         intact = field.fingerprint == group.attrs["fingerprint"]
     except (OSError, MemoryError):
         raise
@@ -89,7 +120,7 @@ def open_hopfield(path: str | Path) -> HopfieldField:
     return field
 
 
-def _read_hopfield(group: Any) -> HopfieldField:
+def _read_hopfield(group: Any) -> Field:
     gamma, bias, hill = group["gamma"][...], group["bias"][...], group["hill"][...]
     clusters = {
         str(label): HopfieldCluster(
@@ -104,8 +135,21 @@ def _read_hopfield(group: Any) -> HopfieldField:
     return HopfieldField(read_names(group, "gene").tolist(), clusters)
 
 
+def _read_rkhs(group: Any) -> Field:
+    basis, loadings = group.attrs["basis"], group["loadings"][...] if "loadings" in group else None
+    named = basis is None or loadings is not None
+    return RKHSField(
+        group["centers"][...],
+        group["coefficients"][...],
+        float(group["beta"][0]),
+        basis=basis,
+        loadings=loadings,
+        genes=read_names(group, "gene").tolist() if named else None,
+    )
+
+
 @lru_cache(maxsize=4)
-def open_field_cached(path: str, fingerprint: str) -> HopfieldField:
+def open_field_cached(path: str, fingerprint: str) -> Field:
     """Open the field at `path` once per process; `fingerprint` tells apart what the path held over time.
 
     Raises
@@ -113,7 +157,7 @@ def open_field_cached(path: str, fingerprint: str) -> HopfieldField:
     DamagedStoreError
         If the field there is another one.
     """
-    field = open_hopfield(path)
+    field = open_field(path)
     if field.fingerprint != fingerprint:
         raise DamagedStoreError(f"the field at {path} is not the one this run was planned with")
     return field

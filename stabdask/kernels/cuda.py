@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
     "available",
     "halvings",
     "in_batches",
+    "numbers_to_host",
     "refuse_gaps",
     "solve",
     "solve_on_device",
@@ -356,6 +358,25 @@ def _solve_rows(cupy: Any, gpu: Gpu, make: Callable[[Any, slice], Source], out: 
         _stream(cupy, gpu).synchronize()
         made.copy_to(out, rows)
     refuse_gaps(out.outcome[rows])
+
+
+def numbers_to_host(found: EigResult) -> EigResult:
+    """Bring the numbers of each matrix to the host; eigenvalues and vectors stay.
+
+    Raises
+    ------
+    GpuError
+        If matrices were left out.
+    """
+    status = to_host(found.status)
+    refuse_gaps(status)
+    return replace(
+        found,
+        condition=None if found.condition is None else to_host(found.condition),
+        residual=to_host(found.residual),
+        trace_defect=to_host(found.trace_defect),
+        status=status,
+    )
 
 
 def refuse_gaps(outcome: npt.NDArray[np.uint8]) -> None:

@@ -6,6 +6,7 @@ Those of one pair of axes take `ax` and return it; those of several return a fig
 from stabdask.plotting.distributions import boxplot, overview, positive_parts, violin
 from stabdask.plotting.drivers import driver_edges, driver_genes, driver_heatmap
 from stabdask.plotting.embeddings import elements, embedding
+from stabdask.plotting.fixed_points import fixed_points
 from stabdask.plotting.network import driver_network
 from stabdask.plotting.spectrum import spectra, spectrum
 from stabdask.plotting.trends import trend
@@ -18,6 +19,7 @@ __all__ = [
     "driver_network",
     "elements",
     "embedding",
+    "fixed_points",
     "overview",
     "positive_parts",
     "spectra",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.analysis.drivers import edge_matrices, has_edges
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.plotting.style import (
     ACTIVATION,
@@ -32,16 +33,16 @@ __all__ = [
     "driver_edges",
     "driver_genes",
     "driver_heatmap",
+    "edge_label",
     "edge_table",
     "leading_rows",
     "weight_color",
 ]
 
 _LABELS = {
-    "sensitivity": "sensitivity dRe(λ)/dW",
-    "contribution": "contribution W · dRe(λ)/dW (1/time)",
+    "sensitivity": "sensitivity dRe(λ)/d{of}",
+    "contribution": "contribution {of} · dRe(λ)/d{of} (1/time)",
 }
-_NEEDS = {"driver_genes": ["participation_mean"], "driver_edges": ["sensitivity_mean", "weight"]}
 _NO_EDGE = "#9A9A9A"
 _GENE = "#5B6F8C"
 
@@ -138,7 +139,7 @@ def driver_edges(
         As `driver_genes`.
     """
     check_save(save)
-    found = edge_table(table, cluster, by)
+    found = edge_table(table, cluster, by, top)
     rows = leading_rows(found, by, top)
     values, weights = (rows[name].to_numpy(dtype=np.float64) for name in (by, "weight"))
     spread = rows["std"].to_numpy(dtype=np.float64)
@@ -151,7 +152,8 @@ def driver_edges(
     colors = [weight_color(weight) for weight in weights]
     ax = axes_for(ax, save, _size(names))
     _bars(ax, names, values, spread, colors)
-    ax.set_xlabel(f"{_LABELS[by]},\nmean ± std over cells")
+    kind = "mean ± std over cells" if np.isfinite(spread).any() else "mean over cells"
+    ax.set_xlabel(f"{edge_label(found, by)},\n{kind}")
     _weight_legend(ax, weights)
     _title(ax, found)
     save_figure(ax.figure, save)
@@ -172,7 +174,7 @@ def driver_heatmap(
     Parameters
     ----------
     ds
-        Results with ``sensitivity_mean``.
+        Results with quantity ``"sensitivity_mean"``.
     cluster
         Its label.
     top
@@ -218,7 +220,7 @@ def driver_heatmap(
     plain([*ax.get_xticklabels(), *ax.get_yticklabels()])
     ax.set_xlabel("regulator")
     ax.set_ylabel("effector")
-    color_bar(ax, image, "sensitivity dRe(λ)/dW")
+    color_bar(ax, image, _LABELS["sensitivity"].format(of="W" if "weight" in ds else "J"))
     title = ax.set_title(short(cluster), fontsize="medium")
     plain([title])
     save_figure(ax.figure, save)
@@ -230,31 +232,25 @@ def _sensitivities(
 ) -> tuple[npt.NDArray[np.float64], list[str], list[str]]:
     """Return the largest sensitivities of a cluster, ``(effector, regulator)``, and their names."""
     _check_top(top)
-    names = ["sensitivity_mean", "weight"] if existing else ["sensitivity_mean"]
-    _check_results(ds, names, cluster)
+    _check_results(ds, "sensitivity_mean" if not has_edges(ds) else None, cluster)
     labels = [str(label) for label in np.atleast_1d(ds["cluster"].to_numpy())]
-    part = ds[names].isel(cluster=labels.index(cluster)).compute()
-    part = part.transpose("core_effector", "regulator")
-    values = part["sensitivity_mean"].to_numpy().astype(np.float64)
+    values, _, weights = edge_matrices(ds, labels.index(cluster))
     if existing:
-        weights = part["weight"].to_numpy()
         values = np.where((weights == 0) | np.isnan(weights), np.nan, values)
     size = np.where(np.isfinite(values), np.abs(values), 0.0)
     if not size.any():
         raise InputError(f"no cell of cluster {cluster!r} has sensitivities other than 0")
     rows, columns = (_largest(size.max(axis=axis), top) for axis in (1, 0))
-    effectors = [str(name) for name in part["core_effector"].to_numpy()[rows]]
-    regulators = [str(name) for name in part["regulator"].to_numpy()[columns]]
-    return values[np.ix_(rows, columns)], effectors, regulators
+    names = ds["regulator"].to_numpy().astype(str)
+    return values[np.ix_(rows, columns)], names[rows].tolist(), names[columns].tolist()
 
 
-def _check_results(ds: xr.Dataset, names: Sequence[str], cluster: str) -> None:
-    for name in names:
-        if name not in ds:
-            raise MissingKeyError(
-                f"the results hold no {name!r}; run with quantities=['default', 'drivers'] "
-                "(--quantities default,drivers)"
-            )
+def _check_results(ds: xr.Dataset, missing: str | None, cluster: str) -> None:
+    if missing is not None:
+        raise MissingKeyError(
+            f"the results hold no {missing!r}; run with quantities=['default', 'drivers'] "
+            "(--quantities default,drivers)"
+        )
     labels = [str(label) for label in np.atleast_1d(ds["cluster"].to_numpy())]
     if cluster not in labels:
         raise MissingKeyError(f"no cluster {cluster!r}; {near_misses(cluster, labels, noun='clusters')}")
@@ -265,12 +261,18 @@ def _largest(size: npt.NDArray[np.float64], top: int) -> npt.NDArray[np.intp]:
     return order[size[order] > 0]
 
 
-def edge_table(table: pd.DataFrame | xr.Dataset, cluster: str | None, by: str) -> pd.DataFrame:
-    """Return the table of edges that a figure is drawn from, checked."""
+def edge_label(table: pd.DataFrame, by: str) -> str:
+    """Return what an axis that shows the column `by` of a table of edges is called."""
+    return _LABELS[by].format(of=table.attrs.get("of", "W"))
+
+
+def edge_table(table: pd.DataFrame | xr.Dataset, cluster: str | None, by: str, top: int) -> pd.DataFrame:
+    """Return the table of edges that a figure is drawn from, checked: of results, the `top` ones."""
+    _check_top(top)
     if by not in _LABELS:
         raise UsageError(f"by={by!r}; expected 'sensitivity' or 'contribution'")
     columns = ("regulator", "effector", "sensitivity", "std", "weight", "contribution")
-    return _table(table, cluster, "driver_edges", columns, by=by)
+    return _table(table, cluster, "driver_edges", columns, by=by, top=top)
 
 
 def _table(
@@ -288,7 +290,6 @@ def _table(
         if cluster is None:
             labels = [str(label) for label in np.atleast_1d(table["cluster"].to_numpy())]
             raise UsageError(f"no cluster given; expected cluster= one of {', '.join(map(repr, labels[:8]))}")
-        _check_results(table, _NEEDS[maker], cluster)
         import stabdask
 
         found = getattr(stabdask, maker)(table, cluster, **options)

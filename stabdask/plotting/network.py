@@ -72,7 +72,7 @@ def driver_network(
         If the file cannot be written.
     """
     check_save(save)
-    found = edge_table(table, cluster, by)
+    found = edge_table(table, cluster, by, top)
     rows = leading_rows(found, by, top)
     regulators, effectors = ([str(name) for name in rows[column]] for column in ("regulator", "effector"))
     size = rows[by].abs().to_numpy(dtype=np.float64)

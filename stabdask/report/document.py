@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stabdask.analysis.drivers import driver_edges, has_edges
 from stabdask.errors import InputError, MissingKeyError, StoreMismatchError, UsageError, near_misses
 from stabdask.files import require_folder, write_atomically
 from stabdask.report.figures import annotated, driver_figures, embedding_figures, stability_figures
@@ -152,7 +153,7 @@ def _glance(ds: xr.Dataset, spec: RunSpec, field: Field, totals: Totals) -> str:
     failed = count_failed(totals.status_counts)
     items = [
         ("cells", f"{spec.n_cells:,}"),
-        ("genes", f"{spec.n_genes:,}, of which {len(field.regulator_index):,} regulate"),
+        _space(spec, field),
         ("clusters", f"{len(spec.labels):,}"),
         ("largest core", f"{field.largest_core:,}"),
     ]
@@ -179,6 +180,13 @@ def _glance(ds: xr.Dataset, spec: RunSpec, field: Field, totals: Totals) -> str:
         )
     )
     return "".join(parts)
+
+
+def _space(spec: RunSpec, field: Field) -> tuple[str, str]:
+    if not field.whole_cores:
+        return "genes", f"{spec.n_genes:,}, of which {len(field.regulator_index):,} regulate"
+    lifted = "" if field.loadings is None else f", lifted to {spec.n_genes:,} genes"
+    return "axes", f"{len(field.axes):,}{lifted}"
 
 
 def _clusters(ds: xr.Dataset) -> str:
@@ -214,6 +222,11 @@ def _drivers(ds: xr.Dataset) -> Iterator[str]:
         "Which genes the leading mode of the core belongs to, and which edges move its growth rate. A positive "
         "sensitivity: more weight destabilizes, for an inhibiting edge less inhibition does. A contribution is weight "
         "times sensitivity, what the edge gives to the growth rate as it stands."
+        + (
+            " Here the weight is the mean element of the Jacobian between two genes, lifted from the axes of the field."
+            if "axis_sensitivity_mean" in ds
+            else ""
+        )
     )
     labels = [str(label) for label in ds["cluster"].to_numpy()]
     for label in labels[:_MOST_CLUSTERS]:
@@ -231,9 +244,7 @@ def _drivers_of(ds: xr.Dataset, label: str) -> Iterator[str]:
     if not count:
         yield paragraph("No cell of this cluster has a leading mode that is not defective.", kind="note")
         return
-    if "sensitivity_mean" in ds:
-        from stabdask.analysis.drivers import driver_edges
-
+    if has_edges(ds):
         edges = driver_edges(ds, label, top=_TOP)
         numbers = edges[["sensitivity", "std", "weight", "contribution"]].to_numpy(dtype=float)
         rows = [
@@ -341,7 +352,7 @@ def _methods(spec: RunSpec, field: Field) -> str:
     from html import escape
 
     version = package_versions()["stabdask"]
-    text = methods_text(spec, field.kind, len(field.regulator_index), version)
+    text = methods_text(spec, field, version)
     entries = "".join(f"<li>{escape(entry)}</li>" for entry in references(text, version))
     return f'<p class="copy">{escape(text)}</p><h3>References</h3><ol class="references">{entries}</ol>'
 

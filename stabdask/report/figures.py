@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from stabdask.analysis.drivers import has_edges
 from stabdask.report.html import figure
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def driver_figures(ds: xr.Dataset, cluster: str) -> Iterator[str]:
             caption=f"{cluster}: genes by participation in the leading mode, mean and standard deviation over cells.",
             alt=f"Driver genes of {cluster}",
         )
-    if "sensitivity_mean" in ds:
+    if has_edges(ds):
         yield figure(
             pl.driver_network(ds, cluster=cluster).figure,  # type: ignore[arg-type]
             caption=f"{cluster}: the edges that the leading mode is most sensitive to.",

@@ -17,8 +17,10 @@ import numpy.typing as npt
 from stabdask.fields.base import Field, Index, Linearization
 from stabdask.kernels.arrays import XArray, to_host
 from stabdask.kernels.threads import single_threaded_blas
+from stabdask.runs.between import BETWEEN, write_between
+from stabdask.runs.calculus import write_calculus
 from stabdask.runs.modes import Batch, CoreModes, cell_status, write_modes
-from stabdask.runs.options import TOP_EDGES, Options
+from stabdask.runs.options import Options
 from stabdask.runs.scalars import (
     TOP,
     complete_determinants,
@@ -27,24 +29,20 @@ from stabdask.runs.scalars import (
     write_core_scalars,
     write_spectral_scalars,
 )
+from stabdask.runs.shapes import batch_cells, empty_arrays
 from stabdask.schema import VARIABLES, Status
 
 __all__ = [
     "NO_LABEL",
     "SKIPPED",
     "BlockTimes",
-    "batch_cells",
     "compute_block",
-    "empty_arrays",
     "finite_rows",
-    "output_shapes",
 ]
 
 NO_LABEL, SKIPPED = -1, -2
 """Cluster codes of cells without a label, and of cells whose cluster has no model and is left out."""
 
-_BATCH_BYTES = 32 * 2**20
-_MOST_CELLS = 1024
 _GPU_BYTES = 2**31
 """What cells that are computed together on a GPU may take of its memory."""
 
@@ -57,57 +55,6 @@ class BlockTimes:
     eig_s: float = 0.0
     lift_s: float = 0.0
     audit_s: float = 0.0
-
-
-def output_shapes(
-    options: Options,
-    field: Field,
-    n_cells: int,
-    *,
-    n_labels: int | None = None,
-    n_partitions: int = 1,
-) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every variable for `n_cells` cells with `n_labels` cluster labels (those of the field)."""
-    sizes = {
-        "partition": n_partitions,
-        "cluster": len(field.clusters) if n_labels is None else n_labels,
-        "cell": n_cells,
-        "mode": options.stored_modes(field),
-        "vector_mode": options.vector_modes(field),
-        "gene": field.n_genes,
-        "regulator": len(field.regulator_index),
-        "core_effector": len(field.regulator_index),
-        "edge_rank": TOP_EDGES,
-        "pair": len(options.elements),
-    }
-    return {name: tuple(sizes[dim] for dim in VARIABLES[name].dims) for name in options.variables()}
-
-
-def empty_arrays(
-    options: Options, field: Field, n_cells: int, *, n_labels: int | None = None
-) -> dict[str, npt.NDArray[Any]]:
-    """Return an array for every variable of `n_cells` cells, filled with what says that nothing is known.
-
-    Sums over the cells of a partition are zero: nothing has been added to them.
-    """
-    shapes = output_shapes(options, field, n_cells, n_labels=n_labels)
-    arrays = {name: VARIABLES[name].empty(shape, options.dtype) for name, shape in shapes.items()}
-    for name in arrays:
-        if VARIABLES[name].per_partition:
-            arrays[name][...] = 0
-    return arrays
-
-
-def batch_cells(options: Options, field: Field) -> int:
-    """Return how many cores are solved in one call: 1,024, or about 32 MB of them and of their vectors.
-
-    It depends on the field and the options alone, never on memory or workers, so that results do not.
-    """
-    if options.solved_vectors == "none":
-        return _MOST_CELLS
-    k = max(1, field.largest_core)
-    per_cell = 40 * k * k + 16 * options.vector_modes(field) * (2 * field.n_genes + k)
-    return int(np.clip(_BATCH_BYTES // per_cell, 1, _MOST_CELLS))
 
 
 def compute_block(
@@ -139,7 +86,7 @@ def compute_block(
     labels
         ``(cell,)``: number of each cell's label in means over clusters, where that is not its cluster in the field.
     columns
-        ``(field gene,)`` positions of the field's genes among those of `expression`; None if the same.
+        ``(axis,)`` positions of the field's axes (genes) among the columns of `expression`; None if the same.
     cells
         ``(cell,)`` names for messages; numbers if not given.
     audited
@@ -174,6 +121,7 @@ def compute_block(
         field=field,
         options=options,
         pairs=options.element_index(field),
+        between=options.block_index(field),
         labels=labels,
         audited=audited,
         out=out,
@@ -207,14 +155,15 @@ def _compute_cells(
     field: Field,
     options: Options,
     pairs: tuple[Index, Index],
+    between: tuple[Index, Index],
     labels: npt.NDArray[np.integer[Any]],
     audited: npt.NDArray[np.bool_] | None,
     out: dict[str, npt.NDArray[Any]],
     times: BlockTimes,
 ) -> None:
     """Compute cells of one cluster where their expression is, and fill `out` at `rows`."""
-    linear = field.linearize(x, cluster)
-    _compute_cluster(linear, rows, field, options, pairs, labels, out, times)
+    linear = field.linearize(x, cluster, dtype=options.dtype)
+    _compute_cluster(linear, rows, field, options, pairs, between, labels, out, times)
     if options.iterates and audited is not None:
         _audit(linear, rows, audited[rows], options, out, times)
 
@@ -236,8 +185,9 @@ def _in_gpu_batches(
         if options.solved_vectors == "none"
         else 16 * options.vector_modes(field) * (6 * field.n_genes + 2 * k)
     )
-    over_genes, over_regulators = x.dtype.itemsize + 3 * 8, 16 * 8
-    cell_bytes = over_genes * field.n_genes + over_regulators * len(field.regulator_index) + 16 * k + vectors
+    over_axes, over_regulators = x.dtype.itemsize + 3 * 8, 16 * 8
+    cell_bytes = over_axes * len(field.axes) + over_regulators * len(field.regulator_index) + 16 * k + vectors
+    cell_bytes = max(cell_bytes, vectors + field.cell_bytes(x.dtype.itemsize))
     cuda.in_batches(
         len(rows),
         cell_bytes,
@@ -287,6 +237,7 @@ def _compute_cluster(
     field: Field,
     options: Options,
     pairs: tuple[Index, Index],
+    between: tuple[Index, Index],
     labels: npt.NDArray[np.integer[Any]],
     out: dict[str, npt.NDArray[Any]],
     times: BlockTimes,
@@ -294,7 +245,8 @@ def _compute_cluster(
     """Fill `out` at `rows` from the linearization of those cells."""
     start = time.perf_counter()
     out["status"][rows] = Status.OK
-    out["active"][rows] = linear.active
+    if "active" in out:
+        out["active"][rows] = linear.active
     closed_forms = {
         "trace": linear.trace,
         "rotational_norm": linear.rotational_norm,
@@ -307,6 +259,9 @@ def _compute_cluster(
             out[name][rows] = compute()
     if "element" in out:
         out["element"][rows] = linear.elements(*pairs)
+    write_calculus(linear, rows, out)
+    if BETWEEN & out.keys():
+        write_between(linear, rows, labels[rows], *between, out)
     if options.spectrum == "none" or options.iterates:
         write_core_determinants(linear, rows, out)
     times.closed_form_s += time.perf_counter() - start

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.atlas.annotations import Annotation, annotations_of
-from stabdask.atlas.cells import cell_names, cluster_codes
+from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field
 from stabdask.runs.annotations import annotations_identity
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["Job", "RunSpec", "cells_identity", "label_degradation", "label_weights", "prepare"]
+__all__ = ["Job", "RunSpec", "cells_identity", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Job:
     model_codes
         ``(cell,)`` numbers into ``field.clusters``, -1 for no label, -2 for left out.
     columns
-        Positions of the field's genes in the atlas, or None if they are the same.
+        Positions of the field's axes (genes) in the atlas, or None if they are the same.
     sample
         What the look at the data before the run found.
     annotations
@@ -152,8 +152,8 @@ class Job:
 
     @property
     def expression(self) -> da.Array:
-        """The expression as a Dask array ``(cell, gene of the atlas)``."""
-        return self.cells["expression"].data  # type: ignore[no-any-return]
+        """Expression, or coordinates, as a Dask array ``(cell, gene or axis of the atlas)``."""
+        return cell_state(self.cells).data  # type: ignore[no-any-return]
 
     @property
     def cell_names(self) -> npt.NDArray[Any]:
@@ -168,36 +168,6 @@ class Job:
         from stabdask.runs.leading import audit_sample
 
         return audit_sample(self.model_codes)
-
-    def degradation(self) -> npt.NDArray[np.float64]:
-        """Return, per label of the atlas, minus the eigenvalue of each gene outside the core.
-
-        ``(cluster, gene)``, 1/time; NaN where the cells of a label are left out.
-        """
-        return label_degradation(self.field, self.spec.models)
-
-    def regulator_weights(self) -> npt.NDArray[np.float64]:
-        """Return W among regulators per label of the atlas, ``(cluster, effector, regulator)``; NaN as above."""
-        return label_weights(self.field, self.spec.models)
-
-
-def label_degradation(field: Field, models: Sequence[str | None]) -> npt.NDArray[np.float64]:
-    """Return `Job.degradation` for labels whose clusters of the field are `models`."""
-    out = np.full((len(models), field.n_genes), np.nan)
-    for number, model in enumerate(models):
-        if model is not None:
-            out[number] = -field.rest_eigenvalues(field.cluster_number(model))
-    return out
-
-
-def label_weights(field: Field, models: Sequence[str | None]) -> npt.NDArray[np.float64]:
-    """Return `Job.regulator_weights` for labels whose clusters of the field are `models`."""
-    n = len(field.regulator_index)
-    out = np.full((len(models), n, n), np.nan)
-    for number, model in enumerate(models):
-        if model is not None:
-            out[number] = field.regulator_weights(field.cluster_number(model))
-    return out
 
 
 def prepare(
@@ -242,16 +212,17 @@ def prepare(
     _check_dataset(cells)
     checked = make_options(field, **options)
     annotations = annotations_of(cells)
-    columns = _align(cells["gene"].to_numpy(), field)
+    columns = _align(cells, field)
     codes, labels = cluster_codes(cells)
     models, numbers = _models(labels, field, missing_cluster)
     lookup = np.asarray([*numbers, NO_LABEL], dtype=np.int32)
     model_codes = lookup[codes]
-    if not isinstance(cells["expression"].data, da.Array):
-        cells = cells.chunk({"cell": 1024, "gene": -1})
-    elif len(cells["expression"].data.chunks[1]) > 1:
-        cells = cells.chunk({"gene": -1})
-    expression = cells["expression"].data
+    state = cell_state(cells)
+    if not isinstance(state.data, da.Array):
+        cells = cells.chunk({"cell": 1024, state.dims[1]: -1})
+    elif len(state.data.chunks[1]) > 1:
+        cells = cells.chunk({state.dims[1]: -1})
+    expression = cell_state(cells).data
     if partition_cells is not None and partition_cells < 1:
         raise UsageError(f"partition_cells={partition_cells}; expected at least 1")
     block, partition = block_and_partition(expression, field, checked, partition_cells)
@@ -278,36 +249,50 @@ def prepare(
 
 
 def _check_dataset(cells: xr.Dataset) -> None:
-    for name, dims in (("expression", ("cell", "gene")), ("cluster", ("cell",)), ("gene", ("gene",))):
-        if name not in getattr(cells, "variables", {}):
+    state = cell_state(cells)
+    variable, dim = ("coordinates", "axis") if state.name == "coordinates" else ("expression", "gene")
+    for name, dims in ((variable, ("cell", dim)), ("cluster", ("cell",)), (dim, (dim,))):
+        if name not in cells.variables:
             raise MissingKeyError(f"the cells have no variable {name!r}; expected a Dataset from open_cells")
         if cells[name].dims != dims:
             raise InputError(f"{name!r} of the cells has dimensions {cells[name].dims}; expected {dims}")
     if cells.sizes["cell"] == 0:
         raise InputError("there are no cells; expected at least one")
-    if cells["expression"].dtype.kind not in "fiub":
-        raise InputError(f"the expression has dtype {cells['expression'].dtype}; expected numbers")
+    if state.dtype.kind not in "fiub":
+        raise InputError(f"the {variable} of the cells has dtype {state.dtype}; expected numbers")
 
 
-def _align(genes: npt.NDArray[Any], field: Field) -> npt.NDArray[np.intp] | None:
-    """Return where the field's genes are among those of the atlas."""
-    names = [str(gene) for gene in genes]
+def _align(cells: xr.Dataset, field: Field) -> npt.NDArray[np.intp] | None:
+    """Return where the field's axes (genes) are among those of the atlas."""
+    dim = cell_state(cells).dims[1]
+    if field.obsm is not None and dim == "gene":
+        raise InputError(
+            f"the field lives on {len(field.axes)} axes of {field.obsm!r}, and the cells were opened with expression; "
+            f"open them with open_cells(..., obsm={field.obsm!r}) (--obsm {field.obsm})"
+        )
+    if field.obsm is None and dim == "axis":
+        raise InputError(
+            "the field is over genes, and the cells were opened with coordinates of "
+            f"{cells.attrs.get('obsm', 'an embedding')!r}; open them with a layer instead"
+        )
+    names = [str(gene) for gene in cells[dim].to_numpy()]
     where = {name: position for position, name in enumerate(names)}
     if len(where) < len(names):
         repeated = (
             sorted({name for name in names if names.count(name) > 1})[:5] if len(names) < 10_000 else []
         )
-        raise InputError(f"gene names of the cells repeat ({', '.join(repeated)}); make them unique")
-    wanted = field.genes.tolist()
+        raise InputError(f"{dim} names of the cells repeat ({', '.join(repeated)}); make them unique")
+    wanted = field.axes.tolist()
     if names == wanted:
         return None
     missing = [gene for gene in wanted if gene not in where]
     if missing:
+        noun = "genes" if dim == "gene" else "axes"
         shown = ", ".join(repr(gene) for gene in missing[:5])
         more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
         raise MissingKeyError(
-            f"the atlas lacks {len(missing):,} of the field's {len(wanted):,} genes: {shown}{more}; "
-            + near_misses(missing[0], names, noun="genes")
+            f"the atlas lacks {len(missing):,} of the field's {len(wanted):,} {noun}: {shown}{more}; "
+            + near_misses(missing[0], names, noun=noun)
         )
     return np.asarray([where[gene] for gene in wanted], dtype=np.intp)
 
@@ -318,7 +303,8 @@ def _models(
     """Return, per label of the atlas, the field's cluster (None: left out) and its number."""
     if not isinstance(missing_cluster, str):
         raise UsageError(f"missing_cluster={missing_cluster!r}; expected 'error', 'skip' or 'W_<cluster>'")
-    unknown = [label for label in labels if label not in field.clusters]
+    models = tuple(field.model_of(label) for label in labels)
+    unknown = [label for label, model in zip(labels, models, strict=True) if model is None]
     fallback: str | None = None
     if unknown and missing_cluster == "error":
         shown = ", ".join(repr(label) for label in unknown[:5])
@@ -334,7 +320,7 @@ def _models(
             options = ("error", "skip", *(f"W_{label}" for label in field.clusters))
             hint = near_misses(missing_cluster, options, noun="choices")
             raise MissingKeyError(f"missing_cluster={missing_cluster!r} is not possible; {hint}")
-    models = tuple(label if label in field.clusters else fallback for label in labels)
+    models = tuple(fallback if model is None else model for model in models)
     return models, [SKIPPED if model is None else field.cluster_number(model) for model in models]
 
 
@@ -344,9 +330,9 @@ def cells_identity(cells: xr.Dataset) -> dict[str, str]:
     digest = hashlib.blake2b(json.dumps(labels).encode(), digest_size=16)
     digest.update(codes.astype("<i4").tobytes())
     return {
-        "dtype": str(cells["expression"].dtype),
+        "dtype": str(cell_state(cells).dtype),
         "names": _hash_names(cell_names(cells)),
-        "genes": _hash_names(cells["gene"].to_numpy()),
+        "genes": _hash_names(cells[cell_state(cells).dims[1]].to_numpy()),
         "labels": digest.hexdigest(),
     }
 

@@ -10,10 +10,12 @@ import numpy.typing as npt
 from stabdask.atlas.annotations import attach_annotations
 from stabdask.fields.base import Field
 from stabdask.runs.annotations import cluster_colors
-from stabdask.runs.block import compute_block, empty_arrays, output_shapes
+from stabdask.runs.block import compute_block
 from stabdask.runs.job import prepare
 from stabdask.runs.labels import label_results
-from stabdask.schema import PARAMETER_ATTRS, VARIABLES
+from stabdask.runs.parameters import parameter_dims, parameter_values, result_names
+from stabdask.runs.shapes import empty_arrays, output_shapes
+from stabdask.schema import VARIABLES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,6 +54,9 @@ def stability(
             Which eigenvectors to keep.
         ``elements`` : sequence of (effector, regulator)
             Elements of the Jacobian to keep.
+        ``effectors``, ``regulators`` : sequence of str
+            Genes between which quantities such as ``"jacobian"`` (the default with these), ``"jacobian_mean"``,
+            ``"response"`` and ``"dynamo_sensitivity"`` are taken: all effectors by all regulators.
         ``quantities`` : sequence of str
             What to keep beside eigenvalues, vectors and elements: names of `stabdask.schema.QUANTITIES`;
             ``"default"`` stands for all scalars that come at little cost (which is what is kept if nothing is
@@ -124,30 +129,13 @@ def stability(
         for name, arrays in parts.items()
     }
     data["cluster_code"] = (("cell",), job.label_codes, {"long_name": "cluster of the cell"})
-    data["degradation"] = (("cluster", "gene"), job.degradation(), PARAMETER_ATTRS["degradation"])
-    if "sensitivity_sum" in data:
-        data["weight"] = (
-            ("cluster", "core_effector", "regulator"),
-            job.regulator_weights(),
-            PARAMETER_ATTRS["weight"],
-        )
-    pairs = spec.options.elements
-    coords: dict[str, Any] = {
-        "cell": names.astype(object),
-        "gene": field.genes.astype(object),
-        "regulator": field.regulators.astype(object),
-        "cluster": (
-            "cluster",
-            np.asarray(spec.labels, dtype=object),
-            cluster_colors(job.cells, spec.labels),
-        ),
-    }
-    if "sensitivity_sum" in data:
-        coords["core_effector"] = field.regulators.astype(object)
-    if pairs:
-        coords["pair"] = np.asarray([f"{i}:{j}" for i, j in pairs], dtype=object)
-        coords["effector"] = ("pair", np.asarray([i for i, _ in pairs], dtype=object))
-        coords["pair_regulator"] = ("pair", np.asarray([j for _, j in pairs], dtype=object))
+    for name, values_of in parameter_values(field, spec.options).items():
+        dims, attrs = parameter_dims(name)
+        data[name] = (dims, values_of(spec.models), attrs)
+    coords: dict[str, Any] = {"cell": names.astype(object)}
+    for name, (dim, values) in result_names(job).items():
+        coords[name] = (dim, np.asarray(values, dtype=object))
+    coords["cluster"] = (*coords["cluster"], cluster_colors(job.cells, spec.labels))
     results = label_results(
         xr.Dataset(
             data,

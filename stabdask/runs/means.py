@@ -31,8 +31,14 @@ def merge_sums(ds: xr.Dataset) -> xr.Dataset:
         population (ddof 0). NaN for clusters without such cells. What partitions that are missing would add is left
         out.
     """
-    if "driver_cells" not in ds:
-        return ds
+    out = _block_means(ds)
+    if "driver_cells" in ds:
+        out |= _driver_means(ds)
+    dropped = [name for name in VARIABLES if VARIABLES[name].per_partition and name in ds]
+    return ds.drop_vars(dropped).assign(out) if dropped else ds
+
+
+def _driver_means(ds: xr.Dataset) -> dict[str, Any]:
     cells = ds["driver_cells"]
     count = cells.where(cells >= 0, 0).sum("partition").astype(np.int64)
     count.attrs = dict(VARIABLES["driver_cells"].attrs)
@@ -62,5 +68,44 @@ def merge_sums(ds: xr.Dataset) -> xr.Dataset:
             values.attrs = {**attrs, "long_name": f"{kind} of {long_name}"}
             values.attrs["description"] = f"{kind} over the cells counted by driver_cells."
             out[f"{name}_{kind}"] = values
-    dropped = [name for name in VARIABLES if VARIABLES[name].per_partition and name in ds]
-    return ds.drop_vars(dropped).assign(out)
+    for name in ("axis_sensitivity", "axis_jacobian"):
+        if f"{name}_sum" in ds:
+            n = count.isel(vector_mode=slice(1)).sum("vector_mode")
+            out[f"{name}_mean"] = _mean(ds, f"{name}_sum", computed, n, counted_by="driver_cells")
+    return out
+
+
+def _block_means(ds: xr.Dataset) -> dict[str, Any]:
+    """Return means over the cells of each cluster of elements between chosen genes."""
+    if "jacobian_cells" not in ds:
+        return {}
+    cells = ds["jacobian_cells"]
+    computed = cells >= 0
+    count = cells.where(computed, 0).sum("partition").astype(np.int64)
+    count.attrs = {
+        **VARIABLES["jacobian_cells"].attrs,
+        "description": "Number of cells in the means of the Jacobian.",
+    }
+    out: dict[str, Any] = {"jacobian_cells": count}
+    effectors, regulators = ds["block_effector"], ds["block_regulator"]
+    mutual = effectors.isin(regulators.to_numpy()) & regulators.isin(effectors.to_numpy())
+    for name in ("jacobian", "jacobian_abs", "switch", "switch_abs"):
+        if f"{name}_sum" in ds:
+            mean = _mean(ds, f"{name}_sum", computed, count, counted_by="jacobian_cells")
+            out[f"{name}_mean"] = mean.where(mutual) if name.startswith("switch") else mean
+    return out
+
+
+def _mean(
+    ds: xr.Dataset, name: str, computed: xr.DataArray, n: xr.DataArray, *, counted_by: str
+) -> xr.DataArray:
+    # Only what was not computed is left out: a sum that is not finite shows in the mean.
+    mean = ds[name].where(computed, 0.0).sum("partition", skipna=False) / n.where(n > 0)
+    attrs = VARIABLES[name].attrs
+    long_name = attrs["long_name"].replace("sum of", "mean of")
+    mean.attrs = {
+        **attrs,
+        "long_name": long_name,
+        "description": f"Mean over the cells counted by {counted_by}.",
+    }
+    return mean

@@ -112,8 +112,12 @@ def write_modes(linear: Linearization, modes: CoreModes, out: Arrays) -> None:
         np.add.at(out["leading_cells"][0], modes.batch.labels, counted[:, 0] & (first >= modes.batch.rest))
     if "participation_sum" in out:
         _add_participation(linear, modes, right, left, counted, out)
-    if "sensitivity_sum" in out and overlap.shape[1]:
+    if not overlap.shape[1]:
+        return
+    if "sensitivity_sum" in out:
         _add_sensitivity(linear, modes, right[:, 0], left[:, 0], counted[:, 0], out)
+    if "axis_sensitivity_sum" in out:
+        _add_axis_sensitivity(linear, modes, right[:, 0], left[:, 0], counted[:, 0], out)
 
 
 def _write_right(linear: Linearization, modes: CoreModes, out: Arrays) -> npt.NDArray[np.float64] | None:
@@ -186,6 +190,23 @@ def _add_sensitivity(
         if a.imag.any() or b.imag.any():
             total -= a.imag.T @ b.imag
             squares += (a.imag**2).T @ b.imag**2 - 2.0 * (a.real * a.imag).T @ (b.real * b.imag)
+
+
+def _add_axis_sensitivity(
+    linear: Linearization,
+    modes: CoreModes,
+    right: npt.NDArray[Any],
+    left: npt.NDArray[Any],
+    counted: npt.NDArray[np.bool_],
+    out: Arrays,
+) -> None:
+    """Add Re(a_i b_j) over axes and the Jacobian over axes: both become those between genes by the same linear lift."""
+    effect, cause = linear.edge_factors(modes.batch.cells, right, left)
+    for label in np.unique(modes.batch.labels[counted]):
+        own = counted & (modes.batch.labels == label)
+        out["axis_sensitivity_sum"][0, label] += (effect[own].T @ cause[own]).real
+        cores = to_host(linear.cores(modes.batch.cells[own]))
+        out["axis_jacobian_sum"][0, label] += cores.sum(axis=0, dtype=np.float64)
 
 
 def _write_top_edges(

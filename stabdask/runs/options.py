@@ -12,11 +12,14 @@ from stabdask.errors import MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field, Index
 from stabdask.kernels.eig import Vectors, resolve_backend
 from stabdask.schema import (
+    AXIS_SENSITIVITY_MEANS,
+    BLOCK_QUANTITIES,
     CLOSED_FORM_QUANTITIES,
     DEFAULT_QUANTITIES,
     MODE_QUANTITIES,
     QUANTITIES,
     SCALARS,
+    SWITCH_MEANS,
     VARIABLES,
 )
 
@@ -36,9 +39,13 @@ _AUTO_ON_GPU = "auto:cuda"
 _GROUPS: dict[str, tuple[str, ...]] = {
     "default": DEFAULT_QUANTITIES,
     "drivers": ("participation_mean", "sensitivity_mean"),
+    "divergence": ("trace",),
+    "determinant": ("logabsdet", "det_sign"),
 }
-"""Names that stand for several quantities."""
+"""Names that stand for other quantities."""
 
+_SEQUENCES = ("quantities", "effectors", "regulators")
+_LATER = ("effectors", "regulators", "whole_cores")
 _KRYLOV_FROM = 400
 """Order of a core from which on its leading modes are iterated for."""
 
@@ -69,6 +76,10 @@ class Options:
         Real parts within plus or minus this, in 1/time, count neither as stable nor as unstable.
     residual_tolerance
         Relative residual at which an iteration (backend ``"krylov"``) takes a leading mode as found.
+    effectors, regulators
+        Gene names: what quantities of `stabdask.schema.BLOCK_QUANTITIES` are between.
+    whole_cores
+        Whether every core is the whole Jacobian over the axes of the field; see `stabdask.fields.base.Field`.
     """
 
     spectrum: Spectrum
@@ -80,6 +91,9 @@ class Options:
     backend: str
     tolerance: float
     residual_tolerance: float = _RESIDUAL_TOLERANCE
+    effectors: tuple[str, ...] = ()
+    regulators: tuple[str, ...] = ()
+    whole_cores: bool = False
 
     @property
     def iterates(self) -> bool:
@@ -98,20 +112,23 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON-ready values."""
-        pairs = [list(pair) for pair in self.elements]
-        return {**asdict(self), "elements": pairs, "quantities": list(self.quantities)}
+        lists = {name: list(getattr(self, name)) for name in _SEQUENCES}
+        values = {**asdict(self), **lists, "elements": [list(pair) for pair in self.elements]}
+        # What came later is left out where it is not used: stores made before have the fingerprints they had.
+        return {name: value for name, value in values.items() if value or name not in _LATER}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Options:
         """Return the options that `to_dict` wrote."""
         pairs = tuple((str(i), str(j)) for i, j in values["elements"])
-        return cls(**{**values, "elements": pairs, "quantities": tuple(values["quantities"])})
+        lists = {name: tuple(values.get(name, ())) for name in _SEQUENCES}
+        return cls(**{**values, **lists, "elements": pairs})
 
     def variables(self) -> tuple[str, ...]:
         """Return the names of the variables these options produce, in registry order."""
-        wanted = {"active", "status"}
+        wanted = {"status"} if self.whole_cores else {"active", "status"}
         for name in self.quantities:
-            wanted |= set(MODE_QUANTITIES.get(name, (name,)))
+            wanted |= set(self._made_of(name))
         if self.spectrum != "none":
             wanted |= {"eigenvalue"}
         if self.vectors != "none":
@@ -123,6 +140,16 @@ class Options:
         if self.iterates:
             wanted |= {"audit_difference", "audit_missed"}
         return tuple(name for name in VARIABLES if name in wanted)
+
+    def _made_of(self, name: str) -> tuple[str, ...]:
+        """Return the variables that a quantity is made of."""
+        if name == "sensitivity_mean" and self.whole_cores:
+            return AXIS_SENSITIVITY_MEANS
+        if name == "jacobian_mean":
+            # Products of mutual elements need genes that are both.
+            mutual = set(self.effectors) & set(self.regulators)
+            return tuple(v for v in BLOCK_QUANTITIES[name] if mutual or v not in SWITCH_MEANS)
+        return MODE_QUANTITIES.get(name) or BLOCK_QUANTITIES.get(name, (name,))
 
     def stored_modes(self, field: Field) -> int:
         """Return how many eigenvalues a cell has in the result."""
@@ -136,13 +163,20 @@ class Options:
 
     def element_index(self, field: Field) -> tuple[Index, Index]:
         """Return the positions of the effectors and of the regulators of the pairs."""
-        if not self.elements:
-            return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
-        where = {str(gene): position for position, gene in enumerate(field.genes)}
-        return (
-            np.asarray([where[i] for i, _ in self.elements], dtype=np.intp),
-            np.asarray([where[j] for _, j in self.elements], dtype=np.intp),
+        return _positions(field, [i for i, _ in self.elements]), _positions(
+            field, [j for _, j in self.elements]
         )
+
+    def block_index(self, field: Field) -> tuple[Index, Index]:
+        """Return the positions of the effectors and of the regulators of blocks."""
+        return _positions(field, self.effectors), _positions(field, self.regulators)
+
+
+def _positions(field: Field, names: Sequence[str]) -> Index:
+    if not names:
+        return np.empty(0, dtype=np.intp)
+    where = {str(gene): position for position, gene in enumerate(field.genes)}
+    return np.asarray([where[name] for name in names], dtype=np.intp)
 
 
 def make_options(
@@ -152,6 +186,8 @@ def make_options(
     modes: int | None = None,
     vectors: str = "none",
     elements: Sequence[tuple[str, str]] = (),
+    effectors: Sequence[str] | None = None,
+    regulators: Sequence[str] | None = None,
     quantities: Sequence[str] | None = None,
     dtype: str = "float64",
     backend: str = "auto",
@@ -189,6 +225,9 @@ def make_options(
         raise UsageError(f"tolerance={tolerance!r}; expected a finite number >= 0, in 1/time")
     if not isinstance(residual_tolerance, int | float | np.floating) or not 0 < residual_tolerance < 1:
         raise UsageError(f"residual_tolerance={residual_tolerance!r}; expected a number between 0 and 1")
+    between = _genes_between(field, effectors, regulators)
+    if quantities is None and all(between):
+        quantities = ("default", "jacobian")
     _check_names(quantities)
     solved = _solved_vectors(quantities, vectors)
     solver = _backend(field, backend, spectrum, solved, precision)
@@ -198,11 +237,14 @@ def make_options(
         modes=_default_modes(spectrum, vectors, solved) if modes is None else int(modes),
         vectors=vectors,  # type: ignore[arg-type]
         elements=_pairs(field, elements),
-        quantities=_quantities(quantities, spectrum, solved, complete=complete),
+        quantities=_quantities(field, quantities, spectrum, solved, complete=complete, between=between),
         dtype=precision,
         backend=solver,
         tolerance=float(tolerance),
         residual_tolerance=float(residual_tolerance),
+        effectors=between[0],
+        regulators=between[1],
+        whole_cores=field.whole_cores,
     )
 
 
@@ -249,6 +291,29 @@ def _pairs(field: Field, elements: Sequence[tuple[str, str]]) -> tuple[tuple[str
     return tuple(pairs)
 
 
+def _genes_between(
+    field: Field, effectors: Sequence[str] | None, regulators: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the genes of blocks, each once, in the order given."""
+    if (effectors is None) != (regulators is None):
+        given, missing = ("effectors", "regulators") if regulators is None else ("regulators", "effectors")
+        raise UsageError(f"{given} were given without {missing}; expected both, which may be the same genes")
+    known = set(field.genes.tolist())
+    found: list[tuple[str, ...]] = []
+    for option, names in (("effectors", effectors), ("regulators", regulators)):
+        if names is None:
+            found.append(())
+            continue
+        if isinstance(names, str) or not isinstance(names, Sequence | np.ndarray) or not len(names):
+            raise UsageError(f"{option}={names!r}; expected a sequence of gene names, at least one")
+        for gene in names:
+            if str(gene) not in known:
+                hint = near_misses(str(gene), field.genes.tolist(), noun="genes")
+                raise MissingKeyError(f"gene {str(gene)!r} in {option} is not in the field; {hint}")
+        found.append(tuple(dict.fromkeys(str(gene) for gene in names)))
+    return found[0], found[1]
+
+
 def _check_names(asked: Sequence[str] | None) -> None:
     if isinstance(asked, str):
         raise UsageError(f"quantities={asked!r}; expected a sequence of names, e.g. [{asked!r}]")
@@ -265,7 +330,13 @@ def _solved_vectors(asked: Sequence[str] | None, vectors: str) -> str:
 
 
 def _quantities(
-    asked: Sequence[str] | None, spectrum: str, solved: str, *, complete: bool
+    field: Field,
+    asked: Sequence[str] | None,
+    spectrum: str,
+    solved: str,
+    *,
+    complete: bool,
+    between: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> tuple[str, ...]:
     """Return what to keep, in the order of the registry; `complete` says whether all eigenvalues are found.
 
@@ -274,24 +345,32 @@ def _quantities(
     wanted: set[str] = set()
     for name in ("default",) if asked is None else asked:
         members = _GROUPS.get(name, (name,))
-        missing = [_lacks(member, spectrum, solved, complete) for member in members]
+        missing = [_lacks(field, member, spectrum, solved, complete, all(between)) for member in members]
         if all(missing):
-            raise UsageError(f"quantity {name!r} needs {missing[0]}, which was not asked for")
+            raise UsageError(f"quantity {name!r} {missing[0]}")
         wanted |= {member for member, lack in zip(members, missing, strict=True) if not lack}
         if name == "default":
             wanted |= {"residual"} if solved != "none" else set()
             # A determinant without all eigenvalues takes a factorization of its own: on request.
             dear = {n for n in DEFAULT_QUANTITIES if VARIABLES[n].needs == "determinant"}
             wanted -= dear if not complete and not dear & set(asked or ()) else set()
+    if all(between) and not wanted & BLOCK_QUANTITIES.keys():
+        raise UsageError(
+            "effectors and regulators were given, but no quantity between them is asked for; expected one of "
+            f"{', '.join(BLOCK_QUANTITIES)} among the quantities"
+        )
     return tuple(name for name in QUANTITIES if name in wanted)
 
 
-def _lacks(name: str, spectrum: str, solved: str, complete: bool) -> str | None:
-    """Return what a quantity needs and the other options do not give."""
-    if spectrum == "none" and name not in CLOSED_FORM_QUANTITIES:
-        return "a spectrum"
+def _lacks(field: Field, name: str, spectrum: str, solved: str, complete: bool, between: bool) -> str | None:
+    """Return what keeps a quantity from being computed: what it needs and other options do not give, or the field."""
+    if spectrum == "none" and name not in CLOSED_FORM_QUANTITIES and name not in BLOCK_QUANTITIES:
+        return "needs a spectrum, which was not asked for"
     if name == "residual" and solved == "none":
-        return "eigenvectors (vectors='right')"
+        return "needs eigenvectors (vectors='right'), which were not asked for"
     if name in SCALARS and VARIABLES[name].needs == "complete spectrum" and not complete:
-        return "all eigenvalues (spectrum='full', or a dense backend)"
-    return None
+        return "needs all eigenvalues (spectrum='full', or a dense backend), which were not asked for"
+    if name in BLOCK_QUANTITIES and not between:
+        return "is between genes: give effectors= and regulators= (--effectors, --regulators)"
+    reason = field.why_not(name)
+    return None if reason is None else f"cannot be had of this {type(field).__name__}: {reason}"

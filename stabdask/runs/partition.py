@@ -19,9 +19,10 @@ from stabdask.errors import UsageError
 from stabdask.fields.storage import open_field_cached
 from stabdask.kernels.eig import kernel_name
 from stabdask.kernels.machine import machine_text
-from stabdask.runs.block import BlockTimes, compute_block, empty_arrays
+from stabdask.runs.block import BlockTimes, compute_block
 from stabdask.runs.job import Job, RunSpec
 from stabdask.runs.receipts import Receipt, write_receipt
+from stabdask.runs.shapes import empty_arrays
 from stabdask.runs.store import field_path, package_versions, write_partition
 from stabdask.schema import VARIABLES, Status
 

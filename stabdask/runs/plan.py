@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from stabdask.kernels.device import require_gpus
 from stabdask.kernels.machine import cpu_count
 from stabdask.runs.block import compute_block
 from stabdask.runs.job import Job, prepare
-from stabdask.runs.sizing import output_bytes, sums_bytes, task_bytes
+from stabdask.runs.sizing import block_bytes, output_bytes, sums_bytes, task_bytes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,6 +67,8 @@ class Plan:
         Estimated wall time, from solving a few cells of this atlas now.
     backend
         Eigensolver backend.
+    block_bytes
+        Of the results, bytes of each quantity between chosen effectors and regulators.
     """
 
     n_cells: int
@@ -86,6 +89,7 @@ class Plan:
     n_files: int
     seconds: float
     backend: str
+    block_bytes: dict[str, int] = dataclass_field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values."""
@@ -94,6 +98,10 @@ class Plan:
     def __str__(self) -> str:
         budget = "" if self.memory_bytes is None else f" of {format_bytes(self.memory_bytes)} allowed"
         gpus = f" on {self.n_gpus} GPU(s)" if self.n_gpus else ""
+        blocks = [
+            f"  of which   {format_bytes(n_bytes)} for {name} (10^{math.log10(max(1, n_bytes)):.1f} bytes)"
+            for name, n_bytes in self.block_bytes.items()
+        ]
         return "\n".join(
             (
                 f"cells        {self.n_cells:,} x {self.n_genes:,} genes, {self.n_regulators:,} regulators, "
@@ -104,6 +112,7 @@ class Plan:
                 f"memory       {format_bytes(self.peak_bytes)}{budget}, all processes together",
                 f"reads        {format_bytes(self.input_bytes)}",
                 f"writes       {format_bytes(self.output_bytes)} before compression, {self.n_files:,} files",
+                *blocks,
                 f"time         about {format_seconds(self.seconds)}",
             )
         )
@@ -231,6 +240,7 @@ def plan_job(
         + len(spec.options.variables()) * _SIZED_FILES,
         seconds=_seconds(job, max(1, wanted), on_gpu=n_gpus > 0) if timed else math.nan,
         backend=spec.options.backend,
+        block_bytes=block_bytes(field, spec.options, spec.n_cells),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.atlas.cells import cell_names
+from stabdask.atlas.cells import cell_names, cell_state
 from stabdask.errors import InputError
 from stabdask.fields.base import Field
 from stabdask.runs.block import finite_rows
@@ -62,7 +62,7 @@ def preflight(
     InputError
         If finite expression of a cell is outside the domain (negative, say).
     """
-    array = cells["expression"].data
+    array = cell_state(cells).data
     names = cell_names(cells)
     starts = np.concatenate([[0], np.cumsum(array.chunks[0])])
     digest = hashlib.blake2b(digest_size=16)

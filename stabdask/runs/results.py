@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stabdask.errors import StabdaskWarning
 from stabdask.runs.annotations import name_annotations
 from stabdask.runs.labels import label_results
+from stabdask.runs.parameters import NAMED
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.store import read_spec
 from stabdask.schema import VARIABLES
@@ -61,15 +62,15 @@ def open_results(path: str | Path) -> xr.Dataset:
             StabdaskWarning,
             stacklevel=2,
         )
-    ds = name_annotations(xr.open_zarr(str(path), consolidated=False))
-    order = [name for name in VARIABLES if name in ds.variables]
+    opened = name_annotations(xr.open_zarr(str(path), consolidated=False))
+    order = [name for name in VARIABLES if name in opened.variables]
     # Sorted, because a folder lists its arrays in any order.
-    ds = ds[[*order, *sorted(str(name) for name in ds.data_vars if name not in order)]]
-    # Names as ordinary strings: what pandas and xarray group and select by.
-    named = ("cell", "gene", "regulator", "core_effector", "cluster", "pair", "effector", "pair_regulator")
-    ds = ds.assign_coords({name: ds[name].astype(object) for name in named if name in ds.variables})
-    ds["cluster_code"] = ds["cluster_code"].compute()
-    ds["degradation"] = ds["degradation"].compute()
+    ds = opened[[*order, *sorted(str(name) for name in opened.data_vars if name not in order)]]
+    # Names as ordinary strings: what pandas and xarray group and select by. Also of dimensions that no variable has.
+    ds = ds.assign_coords({name: opened[name].astype(object) for name in NAMED if name in opened.variables})
+    for name in ("cluster_code", "degradation", "loading"):
+        if name in ds:
+            ds[name] = ds[name].compute()
     ds.attrs["complete"] = n_missing == 0
     ds = label_results(ds)
     ds.encoding["source"] = str(path)

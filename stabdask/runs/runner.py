@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.errors import RunFailedError, StabdaskError, StoreMismatchError, UsageError
-from stabdask.kernels import lanes
+from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMismatchError, UsageError
 from stabdask.runs.executors import open_executor
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.partition import PartitionTask, make_task
-from stabdask.runs.plan import format_bytes, format_seconds, gpu_request, plan_job
+from stabdask.runs.plan import format_bytes, gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
 from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers
+from stabdask.runs.run_report import RunReport, make_report
+from stabdask.runs.sizing import block_bytes
 from stabdask.runs.store import create_store, read_spec, writable
-from stabdask.runs.totals import total
-from stabdask.schema import count_failed, counts_text, named_counts
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,127 +25,7 @@ if TYPE_CHECKING:
 
     from stabdask.fields.base import Field
 
-__all__ = ["RunReport", "finished_partitions", "run", "run_job"]
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What a run did.
-
-    Attributes
-    ----------
-    store
-        Path of the store.
-    fingerprint
-        Of the run.
-    n_cells, n_partitions
-        In the store.
-    n_partitions_computed
-        By this call; the others had receipts.
-    n_partitions_missing
-        Not finished (only where a part of the partitions was asked for).
-    n_workers
-        Worker processes of this call.
-    status_counts
-        Cells by status code.
-    n_near_switch
-        Cells with a regulator within a relative 1e-6 of a switch of its activation.
-    backend
-        Eigensolver backend.
-    kernels
-        Instruction sets or GPUs that it ran on: results of unlike ones differ in the last bits.
-    seconds
-        Wall time of this call.
-    cells_per_s
-        Cells computed by this call per second.
-    worker_seconds
-        Seconds in all partitions of the store by part, summed over workers.
-    peak_worker_bytes
-        Largest resident memory of any worker.
-    n_gpu_halvings
-        How often a batch had to be halved for want of GPU memory.
-    audit
-        Where leading modes were iterated for: cells compared with dense spectra, leading modes missed in them,
-        and the largest difference relative to the norm of a core. Empty otherwise.
-    """
-
-    store: str
-    fingerprint: str
-    n_cells: int
-    n_partitions: int
-    n_partitions_computed: int
-    n_partitions_missing: int
-    n_workers: int
-    status_counts: dict[int, int]
-    n_near_switch: int
-    backend: str
-    kernels: tuple[str, ...]
-    seconds: float
-    cells_per_s: float
-    worker_seconds: dict[str, float]
-    peak_worker_bytes: int
-    n_gpu_halvings: int
-    audit: dict[str, float]
-
-    @property
-    def n_failed(self) -> int:
-        """Cells with a status that counts as failed."""
-        return count_failed(self.status_counts)
-
-    @property
-    def backend_note(self) -> str | None:
-        """Why the backend is not the compiled solver, where LAPACK stands in for it."""
-        return lanes.why_not() if self.backend == "lapack" else None
-
-    @property
-    def complete(self) -> bool:
-        """Whether every partition has a receipt."""
-        return self.n_partitions_missing == 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON-ready values."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        named = named_counts(self.status_counts)
-        return {
-            **values,
-            "status_counts": named,
-            "n_failed": self.n_failed,
-            "complete": self.complete,
-            "backend_note": self.backend_note,
-        }
-
-    def __str__(self) -> str:
-        counts = counts_text(self.status_counts)
-        state = "complete" if self.complete else f"{self.n_partitions_missing:,} partitions missing"
-        done = self.n_partitions_computed
-        lines = [
-            f"store        {self.store} ({state})",
-            f"cells        {self.n_cells:,}: {counts}",
-        ]
-        if self.n_near_switch:
-            lines.append(f"at a switch  {self.n_near_switch:,} cells, where the Jacobian jumps")
-        if done:
-            lines.append(
-                f"this run     {done:,} of {self.n_partitions:,} partitions on {max(1, self.n_workers)} worker(s) in "
-                f"{format_seconds(self.seconds)}: {self.cells_per_s:,.0f} cells/s with {self.backend}"
-            )
-            if self.backend_note:
-                lines.append(f"eigensolver  LAPACK, because the compiled one is {self.backend_note}")
-            if len(self.kernels) > 1:
-                lines.append(
-                    f"unlike       results come from {' and '.join(self.kernels)} and differ in the last bits; "
-                    "for the same bytes use like machines, or one STABDASK_INSTRUCTION_SET"
-                )
-            if self.n_gpu_halvings:
-                lines.append(
-                    f"GPU memory   batches were halved {self.n_gpu_halvings:,} times to fit; last bits may differ"
-                )
-            if self.audit:
-                lines.append(_audit_line(self.audit))
-            lines.append(f"memory       at most {format_bytes(self.peak_worker_bytes)} in a worker")
-        else:
-            lines.append("this run     nothing to do: every partition has its receipt")
-        return "\n".join(lines)
+__all__ = ["finished_partitions", "run", "run_job"]
 
 
 def run(
@@ -273,7 +152,7 @@ def run_job(
             n_new = tally.n_new
             if failures:
                 raise _failed(failures, path)
-    return _report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin)
+    return make_report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin)
 
 
 def finished_partitions(
@@ -331,8 +210,25 @@ def _make_or_match(path: Path, job: Job) -> None:
     """Make the store if there is none; refuse one that belongs to another run."""
     if not path.exists():
         writable(path.parent)
+        _refuse_without_room(path, job)
         create_store(path, job)
     _match(path, job)
+
+
+def _refuse_without_room(path: Path, job: Job) -> None:
+    """Refuse results between chosen genes that the disk cannot hold: they hardly compress, unlike others."""
+    needed = sum(block_bytes(job.field, job.spec.options, job.spec.n_cells).values())
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"what is asked for between {len(job.spec.options.effectors):,} effectors and "
+            f"{len(job.spec.options.regulators):,} regulators takes {format_bytes(needed)}, and "
+            f"{format_bytes(free)} are free in {folder}; choose fewer genes, means by cluster (quantity "
+            "'jacobian_mean'), or another disk"
+        )
 
 
 def _match(path: Path, job: Job) -> None:
@@ -401,45 +297,4 @@ def _failed(failures: dict[int, str], path: Path) -> RunFailedError:
     return RunFailedError(
         f"{len(failures):,} partitions failed, number {number} with {reason}{hint}. What was finished is kept in "
         f"{path}; run the same command again to try the rest"
-    )
-
-
-def _audit_line(audit: dict[str, float]) -> str:
-    missed = (
-        "no leading mode missed" if not audit["n_missed"] else f"{audit['n_missed']:,} leading modes MISSED"
-    )
-    return (
-        f"audit        {audit['n_cells']:,} cells against dense spectra: {missed}, eigenvalues within "
-        f"{audit['worst_difference']:.1e} of the norm"
-    )
-
-
-def _report(
-    path: Path,
-    job: Job,
-    receipts: dict[int, Receipt],
-    n_computed: int,
-    n_workers: int,
-    n_new: int,
-    seconds: float,
-) -> RunReport:
-    totals = total(receipts)
-    return RunReport(
-        store=str(path),
-        fingerprint=job.spec.fingerprint,
-        n_cells=job.spec.n_cells,
-        n_partitions=job.spec.n_partitions,
-        n_partitions_computed=n_computed,
-        n_partitions_missing=job.spec.n_partitions - len(receipts),
-        n_workers=n_workers,
-        status_counts=totals.status_counts,
-        n_near_switch=totals.n_near_switch,
-        backend=job.spec.options.backend,
-        kernels=totals.kernels,
-        seconds=seconds,
-        cells_per_s=n_new / seconds if seconds > 0 else 0.0,
-        worker_seconds=totals.worker_seconds,
-        peak_worker_bytes=totals.peak_worker_bytes,
-        n_gpu_halvings=totals.n_gpu_halvings,
-        audit=totals.audit,
     )

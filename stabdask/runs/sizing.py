@@ -13,15 +13,16 @@ import numpy as np
 from stabdask.fields.base import Field
 from stabdask.kernels.lanczos import BASIS_BYTES as REACTIVITY_BYTES
 from stabdask.kernels.lanczos import DENSE_ORDER
-from stabdask.runs.block import batch_cells, output_shapes
+from stabdask.runs.between import BETWEEN_BYTES
 from stabdask.runs.modes import EDGE_BYTES
 from stabdask.runs.options import Options
+from stabdask.runs.shapes import batch_cells, output_shapes
 from stabdask.schema import VARIABLES
 
 if TYPE_CHECKING:
     import dask.array as da
 
-__all__ = ["block_and_partition", "chunk_cells", "output_bytes", "sums_bytes", "task_bytes"]
+__all__ = ["block_and_partition", "block_bytes", "chunk_cells", "output_bytes", "sums_bytes", "task_bytes"]
 
 _BLOCK_BYTES = 96 * 2**20
 _PARTITION_BYTES = 64 * 2**20
@@ -43,6 +44,21 @@ def output_bytes(field: Field, options: Options) -> int:
 def sums_bytes(field: Field, options: Options, n_labels: int) -> int:
     """Return the bytes that sums over the cells of a partition take, for `n_labels` cluster labels."""
     return _bytes(field, options, per_partition=True, n_labels=n_labels)
+
+
+def block_bytes(field: Field, options: Options, n_cells: int) -> dict[str, int]:
+    """Return the bytes of each quantity that every cell has between chosen effectors and regulators."""
+    names = [
+        name
+        for name in options.variables()
+        if VARIABLES[name].dims[-2:] == ("block_effector", "block_regulator")
+    ]
+    shapes = output_shapes(options, field, n_cells)
+    return {
+        name: int(np.prod(shapes[name], dtype=np.int64)) * VARIABLES[name].dtype(options.dtype).itemsize
+        for name in names
+        if not VARIABLES[name].per_partition
+    }
 
 
 def _bytes(field: Field, options: Options, *, per_partition: bool, n_labels: int = 0) -> int:
@@ -114,7 +130,7 @@ def task_bytes(
         cores = int(1.5 * BASIS_BYTES) + 6 * 8 * k * k
     elif options.solved_vectors == "none":
         # Cores are solved a few megabytes at a time, or never formed.
-        cores = solver + batch * 8 * (4 * len(field.regulator_index) + 6 * k)
+        cores = solver + batch * 8 * (4 * len(field.regulator_index) * (not options.whole_cores) + 6 * k)
     else:
         cores = solver + 12 * batch * k * k * 8
     lifted = batch * options.vector_modes(field) * field.n_genes * 16
@@ -126,12 +142,17 @@ def task_bytes(
     if "sensitivity" in options.quantities:
         vectors += 3 * max(EDGE_BYTES, 8 * len(field.regulator_index) ** 2)
     closed = block * field.cell_bytes(expression.dtype.itemsize)
+    # Whole cores are kept while they are solved; others are formed for it.
+    solved = closed + cores + vectors if options.whole_cores else max(closed, cores + vectors)
+    between = 8 * len(options.effectors) * len(options.regulators)
+    if between:
+        solved += 3 * max(BETWEEN_BYTES, between)
     # The chunk is held while it is made dense and cut, and so are those that make up a block; results are held
     # once more while they are written.
     joined = max(0, block - max(expression.chunks[0])) * n_genes * expression.dtype.itemsize
     return int(
         2 * (chunk + joined)
-        + max(closed, cores + vectors)
+        + solved
         + block * out
         + partition_cells * out * 1.5
         # Compressed for the store, and three products of matrices of that size on the way.

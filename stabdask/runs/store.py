@@ -30,12 +30,12 @@ from stabdask.files import (
     write_names,
 )
 from stabdask.runs.annotations import cluster_colors, write_annotations
-from stabdask.runs.block import output_shapes
 from stabdask.runs.job import Job, RunSpec
-from stabdask.runs.options import Options
+from stabdask.runs.parameters import parameter_dims, parameter_values, result_names
 from stabdask.runs.receipts import make_receipt_folder
+from stabdask.runs.shapes import output_shapes
 from stabdask.runs.sizing import chunk_cells
-from stabdask.schema import FORMAT_VERSION, PARAMETER_ATTRS, VARIABLES
+from stabdask.schema import FORMAT_VERSION, VARIABLES
 
 __all__ = [
     "array_checksum",
@@ -62,10 +62,6 @@ _PACKAGES = ("stabdask", "numpy", "scipy", "dask", "distributed", "zarr", "annda
 def package_versions() -> dict[str, str]:
     """Return the versions of what the results depend on."""
     return {name: _version(name) for name in _PACKAGES}
-
-
-def _has_edges(options: Options) -> bool:
-    return bool({"sensitivity", "sensitivity_mean"} & set(options.quantities))
 
 
 def field_path(store: str | Path) -> Path:
@@ -157,12 +153,10 @@ def create_store(path: Path, job: Job) -> None:
 
 
 def _write_coordinates(group: Any, job: Job) -> None:
-    field, spec = job.field, job.spec
-    names = job.cell_names
-    write_names(group, "cell", names.tolist(), "cell")
-    write_names(group, "gene", field.genes.tolist(), "gene")
-    write_names(group, "regulator", field.regulators.tolist(), "regulator")
-    write_names(group, "cluster", spec.labels, "cluster")
+    spec = job.spec
+    write_names(group, "cell", job.cell_names.tolist(), "cell")
+    for name, (dim, values) in result_names(job).items():
+        write_names(group, name, values, dim)
     write_array(
         group,
         "cluster_code",
@@ -170,26 +164,8 @@ def _write_coordinates(group: Any, job: Job) -> None:
         ("cell",),
         {"long_name": "cluster of the cell", "description": "position in cluster, -1 for no label"},
     )
-    write_array(
-        group,
-        "degradation",
-        job.degradation(),
-        ("cluster", "gene"),
-        PARAMETER_ATTRS["degradation"],
-    )
-    if _has_edges(spec.options):
-        write_names(group, "core_effector", field.regulators.tolist(), "core_effector")
-        write_array(
-            group,
-            "weight",
-            job.regulator_weights(),
-            ("cluster", "core_effector", "regulator"),
-            PARAMETER_ATTRS["weight"],
-        )
-    if spec.options.elements:
-        write_names(group, "pair", [f"{i}:{j}" for i, j in spec.options.elements], "pair")
-        write_names(group, "effector", [i for i, _ in spec.options.elements], "pair")
-        write_names(group, "pair_regulator", [j for _, j in spec.options.elements], "pair")
+    for name, values_of in parameter_values(job.field, spec.options).items():
+        write_array(group, name, values_of(spec.models), *parameter_dims(name))
     group["cluster"].attrs.update(cluster_colors(job.cells, spec.labels))
     write_annotations(group, job.annotations)
 

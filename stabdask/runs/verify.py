@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.analysis.spectra import complete_values, match_spectra
+from stabdask.atlas.cells import cell_state
 from stabdask.errors import InputError, MissingKeyError, StabdaskError
 from stabdask.files import open_group
 from stabdask.runs.annotations import damaged_annotations
-from stabdask.runs.job import RunSpec, cells_identity, label_degradation, label_weights
+from stabdask.runs.job import RunSpec, cells_identity
+from stabdask.runs.parameters import parameter_values
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.store import array_checksum, open_store_field, read_spec, region
 from stabdask.schema import Status
@@ -194,13 +196,10 @@ def _damaged_parameters(path: str | Path, spec: RunSpec, group: Any) -> list[str
         return ["field"]
     if model.fingerprint != spec.field:
         return ["field"]
-    expected = {"degradation": label_degradation}
-    if "sensitivity_sum" in spec.options.variables():
-        expected["weight"] = label_weights
     damaged = []
-    for name, values in expected.items():
+    for name, values_of in parameter_values(model, spec.options).items():
         try:
-            same = np.array_equal(group[name][...], values(model, spec.models), equal_nan=True)
+            same = np.array_equal(group[name][...], values_of(spec.models), equal_nan=True)
         except Exception:  # as above
             same = False
         if not same:
@@ -228,13 +227,13 @@ def reopen_cells(path: str | Path, atlas: Sequence[str | Path] | None = None) ->
     sources = read_spec(path).cells["sources"]
     if not sources or not all(source.get("path") for source in sources):
         raise MissingKeyError("the run read cells from memory; pass them as cells=")
-    element = str(sources[0]["element"])
-    genes = open_store_field(path).genes.tolist()
+    folder, _, key = str(sources[0]["element"]).rpartition("/")
     return open_cells(
         [str(source["path"]) for source in sources] if atlas is None else [str(item) for item in atlas],
-        layer=element.removeprefix("layers/") if element.startswith("layers/") else None,
+        layer=key if folder == "layers" else None,
+        obsm=key if folder == "obsm" else None,
         cluster_key=sources[0]["cluster_key"] or None,
-        genes=genes,
+        genes=None if folder == "obsm" else open_store_field(path).axes.tolist(),
     )
 
 
@@ -258,20 +257,22 @@ def _against_oracle(
     solved = (Status.OK, Status.INACCURATE, Status.DEFECTIVE)
     candidates = candidates[np.isin(status[candidates], solved)]
     sample = np.sort(np.random.default_rng(seed).permutation(candidates)[:n_cells]).astype(np.intp)
-    names = [str(gene) for gene in atlas["gene"].to_numpy()]
-    where = {name: position for position, name in enumerate(names)}
-    columns = np.asarray([where[str(gene)] for gene in model.genes])
+    state = cell_state(atlas)
+    where = {str(name): position for position, name in enumerate(atlas[state.dims[1]].to_numpy())}
+    columns = np.asarray([where[str(name)] for name in model.axes])
+    pairs = spec.options.element_index(model)
     cell_names = atlas["cell"].to_numpy() if "cell" in atlas.coords else np.arange(spec.n_cells)
     errors = {}
     for cell in sample:
-        x = np.asarray(atlas["expression"].data[int(cell)].compute(scheduler="synchronous"), dtype=np.float64)
+        x = np.asarray(state.data[int(cell)].compute(scheduler="synchronous"), dtype=np.float64)
         label = spec.models[int(codes[cell])]
         assert label is not None
-        J = model.jacobian(x[None, columns], label)[0]
+        point = x[None, columns]
+        J = model.jacobian(point, label)[0]
         scale = float(np.linalg.norm(J)) or 1.0
         errors[str(cell_names[cell])] = (
             _eigenvalue_error(spec, group, int(cell), J, codes, model.regulator_index) / scale,
-            _element_error(spec, group, int(cell), J, model.genes) / scale,
+            _element_error(group, int(cell), model.jacobian_elements(point, label, *pairs)[0]) / scale,
         )
     return errors
 
@@ -292,6 +293,9 @@ def _eigenvalue_error(
     regulator_index: npt.NDArray[np.intp],
 ) -> float:
     dense = np.linalg.eigvals(J)
+    if spec.options.spectrum == "full" and spec.options.whole_cores:
+        stored = group["eigenvalue"][cell]
+        return match_spectra(stored, dense) if np.isfinite(stored.real).all() else float("inf")
     if spec.options.spectrum == "full":
         stored = complete_values(
             group["eigenvalue"][cell : cell + 1],
@@ -308,12 +312,5 @@ def _eigenvalue_error(
     )
 
 
-def _element_error(
-    spec: RunSpec, group: Any, cell: int, J: npt.NDArray[np.float64], genes: npt.NDArray[np.str_]
-) -> float:
-    pairs = spec.options.elements
-    if not pairs:
-        return 0.0
-    where = {str(gene): position for position, gene in enumerate(genes)}
-    dense = np.asarray([J[where[i], where[j]] for i, j in pairs])
-    return float(np.abs(group["element"][cell] - dense).max())
+def _element_error(group: Any, cell: int, dense: npt.NDArray[np.float64]) -> float:
+    return float(np.abs(group["element"][cell] - dense).max()) if dense.size else 0.0

@@ -418,7 +418,7 @@ def test_csc_matrices_are_scanned_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: int
 ) -> None:
     """Empty columns at the start, in the middle and at the end; pieces smaller than a column."""
-    monkeypatch.setattr("stabdask.atlas.sources._SCAN_ENTRIES", entries)
+    monkeypatch.setattr("stabdask.atlas.matrix_blocks._SCAN_ENTRIES", entries)
     x = values()
     x[:, [0, 1, 5, N_GENES - 1]] = 0
     x[12] = 0

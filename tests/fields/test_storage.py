@@ -28,7 +28,7 @@ from stabdask.errors import (
 )
 from stabdask.fields.hopfield import HopfieldField
 from stabdask.fields.reading import read_field
-from stabdask.fields.storage import field_kind, open_field_cached, open_hopfield, save_hopfield
+from stabdask.fields.storage import field_kind, open_field, open_field_cached, save_field
 
 STRANGE = ("T cell", "../x", "a/b", "<script>", "été π", "")
 
@@ -66,7 +66,7 @@ def test_round_trip(tmp_path: Path, options: dict[str, Any]) -> None:
     field = random_field(31, **options).field
     path = field.save(tmp_path / "deep" / "er" / "model.zarr")
     assert path == tmp_path / "deep" / "er" / "model.zarr"
-    for again in (HopfieldField.open(path), open_hopfield(str(path)), read_field(path)):
+    for again in (HopfieldField.open(path), open_field(str(path)), read_field(path)):
         assert isinstance(again, HopfieldField)
         same(again, field)
     assert field_kind(path) == "hopfield"
@@ -171,11 +171,11 @@ def test_paths_that_hold_no_field(tmp_path: Path) -> None:
         with pytest.raises(MissingFileError, match="not a Zarr group"):
             function(tmp_path / "empty")
     group = zarr.open_group(str(tmp_path / "other.zarr"), mode="w")
-    with pytest.raises(MissingFileError, match="holds no saved Hopfield field"):
+    with pytest.raises(MissingFileError, match="holds no saved hopfield field"):
         HopfieldField.open(tmp_path / "other.zarr")
-    group.attrs["stabdask_field"] = "rkhs"
-    assert field_kind(tmp_path / "other.zarr") == "rkhs"
-    with pytest.raises(InputError, match="field of kind 'rkhs', which this version cannot read"):
+    group.attrs["stabdask_field"] = "neural"
+    assert field_kind(tmp_path / "other.zarr") == "neural"
+    with pytest.raises(InputError, match="field of kind 'neural', which this version cannot read"):
         read_field(tmp_path / "other.zarr")
     assert field_kind(tmp_path / "empty") is None
     assert field_kind(tmp_path / "nowhere") is None
@@ -286,7 +286,7 @@ def test_the_cached_field_is_the_one_asked_for(tmp_path: Path) -> None:
     assert held is open_field_cached(path, first.fingerprint)
     with pytest.raises(DamagedStoreError, match="not the one this run was planned with"):
         open_field_cached(path, second.fingerprint)
-    save_hopfield(second, path, overwrite=True)
+    save_field(second, path, overwrite=True)
     assert open_field_cached(path, second.fingerprint).fingerprint == second.fingerprint
 
 

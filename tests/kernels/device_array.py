@@ -7,6 +7,7 @@ mixture of arrays on the host and "on the device" that CuPy refuses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ FUNCTIONS = (
         "arange",
         "argmax",
         "ascontiguousarray",
+        "broadcast_to",
         "concatenate",
         "copyto",
         "count_nonzero",
@@ -33,6 +35,7 @@ FUNCTIONS = (
         "empty",
         "empty_like",
         "exp",
+        "eye",
         "full",
         "full_like",
         "hypot",
@@ -40,8 +43,8 @@ FUNCTIONS = (
         "isinf",
         "isnan",
     ),
-    *("log", "matmul", "max", "maximum", "multiply", "negative", "put_along_axis", "sqrt", "sum", "swapaxes"),
-    *("take_along_axis", "tile", "where", "zeros"),
+    *("log", "matmul", "max", "maximum", "minimum", "multiply", "negative", "ones", "put_along_axis", "sqrt"),
+    *("sum", "swapaxes", "take_along_axis", "tile", "where", "zeros"),
 )
 """All of them are functions of CuPy 14.2, with the arguments that are passed here."""
 
@@ -141,6 +144,7 @@ class DeviceArray(NDArrayOperatorsMixin):
             "ravel",
             "reshape",
             "sum",
+            "transpose",
             "view",
         )
         if name not in methods:
@@ -188,5 +192,22 @@ def add_functions(module: ModuleType) -> None:
             return value if dtype is None else DeviceArray(value._host.astype(dtype, copy=False))
         return DeviceArray(np.array(value, dtype=dtype))
 
+    def solve(a: Any, b: Any) -> DeviceArray:
+        """Solve as cuBLAS does: nothing is raised for a singular matrix, and infinities come out."""
+        assert a.ndim == b.ndim == 3, "CuPy takes a batch of right sides as matrices"
+        assert a.shape[:-1] == b.shape[:-1], "CuPy broadcasts no right side"
+        out = np.full(b.shape, np.inf)
+        for number in range(len(a)):
+            with suppress(np.linalg.LinAlgError):
+                out[number] = np.linalg.solve(lowered(a)[number], lowered(b)[number])
+        return DeviceArray(out)
+
+    def slogdet(a: Any) -> tuple[DeviceArray, DeviceArray]:
+        signs, logs = np.linalg.slogdet(lowered(a))
+        return DeviceArray(signs), DeviceArray(logs)
+
+    module.linalg = SimpleNamespace(  # type: ignore[attr-defined]
+        solve=solve, slogdet=slogdet, eigvalsh=on_device(np.linalg.eigvalsh)
+    )
     module.asarray = asarray  # type: ignore[attr-defined]
     module.ndarray = DeviceArray  # type: ignore[attr-defined]

@@ -274,7 +274,8 @@ def test_things_that_are_no_cells_or_no_field() -> None:
         sd.stability(cells, "model.zarr")  # type: ignore[arg-type]
     for wrong in (cells["expression"], atlas.adata(), None, cells.drop_vars("expression")):
         with pytest.raises(
-            MissingKeyError, match="no variable 'expression'; expected a Dataset from open_cells"
+            MissingKeyError,
+            match="neither 'expression' nor 'coordinates'; expected a Dataset from open_cells",
         ):
             sd.stability(wrong, atlas.field)  # type: ignore[arg-type]
     with pytest.raises(MissingKeyError, match="no variable 'cluster'"):

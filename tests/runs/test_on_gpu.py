@@ -23,7 +23,7 @@ import stabdask as sd
 from stabdask.errors import BackendUnavailableError, GpuError, MemoryBudgetError, StabdaskWarning, UsageError
 from stabdask.fields.hopfield_linear import HopfieldLinearization
 from stabdask.kernels import cuda
-from stabdask.runs import block
+from stabdask.runs import block, shapes
 from stabdask.runs import options as options_module
 from stabdask.runs.block import compute_block
 from stabdask.runs.options import make_options
@@ -261,7 +261,7 @@ def test_what_is_done_again_for_want_of_memory_is_counted_once(
         return original(self, cells, **options)
 
     monkeypatch.setattr(HopfieldLinearization, "solve", full_at_the_second_batch)
-    monkeypatch.setattr(block, "_BATCH_BYTES", 4 * 2**10)
+    monkeypatch.setattr(shapes, "_BATCH_BYTES", 4 * 2**10)
     with pytest.warns(StabdaskWarning, match=r"was halved 1 time\(s\)"):
         found = solved(atlas, "cuda", **asked)
     assert calls[0] < 12

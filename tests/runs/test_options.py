@@ -14,8 +14,9 @@ from random_atlas import random_atlas
 
 from stabdask.errors import BackendUnavailableError, MissingKeyError, StabdaskError, UsageError
 from stabdask.kernels.eig import BACKENDS
-from stabdask.runs.block import compute_block, output_shapes
+from stabdask.runs.block import compute_block
 from stabdask.runs.options import Options, make_options
+from stabdask.runs.shapes import output_shapes
 from stabdask.schema import (
     CLOSED_FORM_QUANTITIES,
     DEFAULT_QUANTITIES,
@@ -109,7 +110,7 @@ REFUSED: list[tuple[dict[str, Any], type[StabdaskError], str]] = [
     (
         {"quantities": ["residual"]},
         UsageError,
-        "quantity 'residual' needs eigenvectors (vectors='right'), which was not asked for",
+        "quantity 'residual' needs eigenvectors (vectors='right'), which were not asked for",
     ),
     (
         {"quantities": ["speed", "spectral_gap"], "spectrum": "none"},

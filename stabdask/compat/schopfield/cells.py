@@ -15,7 +15,6 @@ from scipy import sparse
 
 from stabdask.errors import (
     InputError,
-    MemoryBudgetError,
     MissingKeyError,
     StabdaskWarning,
     UsageError,
@@ -35,7 +34,6 @@ __all__ = [
     "backend_for",
     "compute_cells",
     "open_fitted_cells",
-    "refuse_memory",
     "warn_about",
     "worker_count",
 ]
@@ -275,23 +273,6 @@ def backend_for(device: str, *, stacklevel: int = 3) -> str:
         stacklevel=stacklevel,
     )
     return "auto"
-
-
-def refuse_memory(n_bytes: int, what: str, instead: str) -> None:
-    """Raise if `n_bytes` are more than the memory available now.
-
-    Raises
-    ------
-    MemoryBudgetError
-        With `what` would take them, and what to do `instead`.
-    """
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    if n_bytes > available:
-        raise MemoryBudgetError(
-            f"{what} take {n_bytes / 1e9:,.1f} GB, and {available / 1e9:,.1f} GB of memory are available; {instead}"
-        )
 
 
 def warn_about(cells: FittedCells, done: npt.NDArray[np.bool_], result: str, *, stacklevel: int = 3) -> None:

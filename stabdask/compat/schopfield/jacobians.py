@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.analysis.spectra import complete_values, in_canonical_order
+from stabdask.compat.memory import refuse_memory
 from stabdask.compat.schopfield.cells import (
     FittedCells,
     backend_for,
     compute_cells,
     open_fitted_cells,
-    refuse_memory,
     warn_about,
     worker_count,
 )

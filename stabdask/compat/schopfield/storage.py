@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.compat.schopfield.cells import refuse_memory
+from stabdask.compat.memory import refuse_memory
 from stabdask.errors import InputError, MissingKeyError
 from stabdask.fields.parameter_source import AnnDataSource
 from stabdask.fields.schopfield import used_genes

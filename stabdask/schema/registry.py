@@ -6,161 +6,12 @@ documentation prints it as a table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import IntEnum
-from typing import Literal
+from stabdask.schema.variable import Variable
 
-import numpy as np
-import numpy.typing as npt
-
-__all__ = [
-    "CLOSED_FORM_QUANTITIES",
-    "DEFAULT_QUANTITIES",
-    "FORMAT_VERSION",
-    "MODE_QUANTITIES",
-    "PARAMETER_ATTRS",
-    "QUANTITIES",
-    "SCALARS",
-    "SPECTRAL_QUANTITIES",
-    "VARIABLES",
-    "Status",
-    "Variable",
-    "count_failed",
-    "counts_text",
-    "named_counts",
-    "variable_table",
-]
+__all__ = ["FORMAT_VERSION", "PARAMETER_ATTRS", "VARIABLES", "variable_table"]
 
 FORMAT_VERSION = 1
 """Version of the store layout; raised whenever an older reader could misread a newer store."""
-
-Kind = Literal["complex", "float", "count", "flag", "code"]
-Needs = Literal[
-    "always",
-    "closed form",
-    "determinant",
-    "spectrum",
-    "complete spectrum",
-    "vectors",
-    "both vectors",
-    "audit",
-]
-
-
-class Status(IntEnum):
-    """What became of one cell."""
-
-    OK = 0
-    NOT_CONVERGED = 1
-    INACCURATE = 2
-    NON_FINITE_INPUT = 3
-    DEFECTIVE = 4
-    NO_MODEL = 5
-    NOT_COMPUTED = 255
-
-    @property
-    def failed(self) -> bool:
-        """Whether a cell with this status counts as failed in a report and in the exit code.
-
-        A cell without a model was left out because the caller asked for that, and one not computed is still to
-        come, so they do not.
-        """
-        return self not in (Status.OK, Status.NO_MODEL, Status.NOT_COMPUTED)
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One variable of a result.
-
-    Attributes
-    ----------
-    name
-        Its name in a Dataset and in a store.
-    dims
-        Its dimensions, in order.
-    kind
-        ``complex`` and ``float`` are filled with NaN where nothing was computed, ``count`` with -1,
-        ``flag`` and ``code`` with 255.
-    units, long_name, description
-        The xarray attributes.
-    needs
-        What has to be computed for it: ``always`` there, a ``closed form``, a ``determinant``, the ``spectrum``, all
-        of it (``complete spectrum``), right ``vectors``, right and left ones (``both vectors``), or the ``audit``.
-    source
-        Where the definition is from.
-    on_request
-        Whether it is computed only where it is named.
-    """
-
-    name: str
-    dims: tuple[str, ...]
-    kind: Kind
-    units: str
-    long_name: str
-    description: str
-    needs: Needs
-    source: str = ""
-    on_request: bool = False
-
-    def dtype(self, precision: str = "float64") -> np.dtype[np.generic]:
-        """Return the NumPy dtype in memory and in the store for eigensolver precision `precision`."""
-        if self.kind == "complex":
-            return np.dtype(np.complex64 if precision == "float32" else np.complex128)
-        if self.kind == "float":
-            return np.dtype(np.float64)
-        if self.kind == "count":
-            return np.dtype(np.int32)
-        return np.dtype(np.uint8)
-
-    @property
-    def fill(self) -> float | complex | int:
-        """The value that means "not computed", never "fine"."""
-        if self.kind == "complex":
-            return complex(np.nan, np.nan)
-        if self.kind == "float":
-            return float("nan")
-        return -1 if self.kind == "count" else 255
-
-    def empty(self, shape: tuple[int, ...], precision: str = "float64") -> npt.NDArray[np.generic]:
-        """Return an array of `shape` in which every entry means "not computed"."""
-        return np.full(shape, self.fill, dtype=self.dtype(precision))
-
-    @property
-    def per_partition(self) -> bool:
-        """Whether it has an entry for each partition of a run, not for each cell."""
-        return self.dims[0] == "partition"
-
-    @property
-    def attrs(self) -> dict[str, str]:
-        """Return the xarray attributes."""
-        attrs = {"long_name": self.long_name, "units": self.units, "description": self.description}
-        return {**attrs, "references": self.source} if self.source else attrs
-
-
-def count_failed(counts: Mapping[int, int]) -> int:
-    """Return how many cells of ``{status code: cells}`` count as failed."""
-    return sum(n for code, n in counts.items() if Status(code).failed)
-
-
-def named_counts(counts: Mapping[int, int]) -> dict[str, int]:
-    """Return ``{status code: cells}`` by the names of the codes, for JSON."""
-    return {Status(code).name.lower(): n for code, n in counts.items()}
-
-
-def counts_text(counts: Mapping[int, int]) -> str:
-    """Return ``{status code: cells}`` as people read it.
-
-    Examples
-    --------
-    >>> counts_text({0: 1200, 3: 2})
-    '1,200 ok, 2 without finite input or label'
-    """
-    words = {Status.NON_FINITE_INPUT.name.lower(): "without finite input or label"}
-    return ", ".join(
-        f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in named_counts(counts).items()
-    )
-
 
 _PER_TIME = "1/time"
 _CELL = ("cell",)
@@ -172,6 +23,10 @@ _WILKINSON = (
 )
 _PARTICIPATION = "Perez-Arriaga, Verghese & Schweppe 1982, IEEE Trans. Power Apparatus and Systems 101:3117"
 _SENSITIVITY = "Caswell 2001, Matrix Population Models, 9.1; Wilkinson 1965, The Algebraic Eigenvalue Problem"
+
+_QIU = "Qiu et al. 2022, Cell 185:690"
+_BLOCK = ("block_effector", "block_regulator")
+_FRENET = "Do Carmo 2016, Differential Geometry of Curves and Surfaces, 1.5"
 
 _REGISTRY: tuple[Variable, ...] = (
     Variable(
@@ -260,9 +115,93 @@ _REGISTRY: tuple[Variable, ...] = (
         "closed form",
     ),
     Variable(
+        "velocity", ("cell", "axis"), "float", "expression/time", "velocity",
+        "v(x), along the axes that the field is evaluated at: genes, or components of an embedding.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "acceleration", ("cell", "axis"), "float", "expression/time^2", "acceleration",
+        "J v: how the velocity changes along the flow.",
+        "closed form", _QIU, on_request=True,
+    ),
+    Variable(
+        "acceleration_norm", _CELL, "float", "expression/time^2", "norm of the acceleration",
+        "Euclidean norm of J v. Large where the flow speeds up, slows down or turns.",
+        "closed form", _QIU, on_request=True,
+    ),
+    Variable(
+        "curvature", ("cell", "axis"), "float", "1/expression", "curvature vector",
+        "(a (v.v) - v (v.a)) / |v|^4 with the acceleration a: how the direction of the flow changes per length of its "
+        "path. NaN where the velocity is zero.",
+        "closed form", _FRENET, on_request=True,
+    ),
+    Variable(
+        "curvature_norm", _CELL, "float", "1/expression", "curvature",
+        "Norm of the curvature vector, one over the radius of the circle that the path of the cell follows. Large: the "
+        "flow turns, as where fates part.",
+        "closed form", _FRENET, on_request=True,
+    ),
+    Variable(
+        "torsion", _CELL, "float", "1/expression", "torsion",
+        "det(v, a, da/dt) / |v x a|^2 of a flow in three dimensions, with the true derivative da/dt = J a + (dJ/dt) v: "
+        "how fast the path leaves its plane. NaN where it is straight.",
+        "closed form", _FRENET, on_request=True,
+    ),
+    Variable(
+        "curl", ("cell", "curl_axis"), "float", _PER_TIME, "curl",
+        "In two dimensions dv_2/dx_1 - dv_1/dx_2, in three the vector curl of the velocity. In more dimensions "
+        "rotational_norm takes its place.",
+        "closed form", on_request=True,
+    ),
+    Variable(
         "element", ("cell", "pair"), "float", _PER_TIME, "Jacobian elements",
         "J[effector, regulator] = d(dx_effector/dt)/dx_regulator for the chosen pairs.",
         "closed form",
+    ),
+    Variable(
+        "jacobian", ("cell", *_BLOCK), "element", _PER_TIME, "Jacobian between chosen genes",
+        "J[effector, regulator] = d(dx_effector/dt)/dx_regulator for all chosen effectors and regulators.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "response", ("cell", *_BLOCK), "element", "time", "response to a sustained push",
+        "-J^-1 [effector, regulator]: by what a constant push on the regulator, small and kept up, would shift the "
+        "effector once all settled, if the field were linear. Of a field over axes, -Q J^-1 Q^T with their loadings Q. "
+        "NaN where J is singular.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "dynamo_sensitivity", ("cell", *_BLOCK), "element", "1", "sensitivity as dynamo defines it",
+        "S = (I - J)^-1 diag(1 / diag((I - J)^-1)) of J on the union of the chosen effectors and regulators: as if J "
+        "had no units and a step were x -> J x + push, with the regulator held at 1. response is what it is for the "
+        "flow dx/dt = J x + push, over all genes. NaN where I - J is singular.",
+        "closed form", _QIU, on_request=True,
+    ),
+    Variable(
+        "jacobian_cells", _PARTS, "count", "1", "cells in the means of the Jacobian",
+        "Number of cells of the cluster, in the partition, whose Jacobian is in the sums.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "jacobian_sum", (*_PARTS, *_BLOCK), "float", _PER_TIME, "sum of Jacobians",
+        "Sum of J[effector, regulator] over those cells.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "jacobian_abs_sum", (*_PARTS, *_BLOCK), "float", _PER_TIME, "sum of absolute Jacobians",
+        "Sum of |J[effector, regulator]| over those cells.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "switch_sum", (*_PARTS, *_BLOCK), "float", "1/time^2", "sum of products of mutual elements",
+        "Sum of J[i, j] J[j, i] over those cells, where both genes are effectors and regulators: positive for mutual "
+        "activation and for mutual inhibition, as in a toggle switch.",
+        "closed form", _QIU, on_request=True,
+    ),
+    Variable(
+        "switch_abs_sum", (*_PARTS, *_BLOCK), "float", "1/time^2", "sum of absolute products of mutual elements",
+        "Sum of |J[i, j] J[j, i]| over those cells.",
+        "closed form", _QIU, on_request=True,
     ),
     Variable(
         "near_switch_count", _CELL, "count", "1", "regulators at a switch of their activation",
@@ -341,6 +280,16 @@ _REGISTRY: tuple[Variable, ...] = (
         "both vectors", _SENSITIVITY, on_request=True,
     ),
     Variable(
+        "axis_sensitivity_sum", (*_PARTS, "axis_effector", "axis"), "float", "1", "sum of sensitivity to J",
+        "Sum over those cells of d Re(lambda) / d J_ab = Re(conj(w_a) u_b / (w^H u)) of the leading mode, over axes.",
+        "both vectors", _SENSITIVITY, on_request=True,
+    ),
+    Variable(
+        "axis_jacobian_sum", (*_PARTS, "axis_effector", "axis"), "float", _PER_TIME, "sum of J over axes",
+        "Sum over those cells of the Jacobian over axes.",
+        "both vectors", on_request=True,
+    ),
+    Variable(
         "residual", _CELL, "float", "1", "largest relative residual",
         "max |C u - lambda u| / |C| over the modes whose eigenvectors were computed; NaN where none were.",
         "vectors",
@@ -384,44 +333,13 @@ PARAMETER_ATTRS: dict[str, dict[str, str]] = {
         "units": "expression/time",
         "description": "W among regulators",
     },
+    "loading": {
+        "long_name": "loading",
+        "units": "1",
+        "description": "what lifts axes to genes: x_gene = sum over axes of loading * x_axis",
+    },
 }
 """The xarray attributes of what results hold of the parameters of the field."""
-
-SCALARS: tuple[str, ...] = tuple(
-    v.name for v in _REGISTRY if v.dims == _CELL and v.kind in ("float", "count") and v.needs != "audit"
-)
-"""Names of the numbers there is one of per cell: what summaries and exports use."""
-
-CLOSED_FORM_QUANTITIES: tuple[str, ...] = tuple(
-    v.name for v in _REGISTRY if v.needs in ("closed form", "determinant")
-)
-"""What can be had without a spectrum."""
-
-SPECTRAL_QUANTITIES: tuple[str, ...] = tuple(
-    v.name
-    for v in _REGISTRY
-    if v.needs in ("spectrum", "complete spectrum", "determinant") and v.name != "eigenvalue"
-)
-DEFAULT_QUANTITIES: tuple[str, ...] = tuple(
-    name for name in SCALARS if name != "residual" and not VARIABLES[name].on_request
-)
-"""What is computed when nothing is asked for (residuals come with vectors, elements with pairs)."""
-
-_PARTICIPATION_MEANS = ("driver_cells", "leading_cells", "participation_sum", "participation_squares")
-_SENSITIVITY_MEANS = ("driver_cells", "leading_cells", "sensitivity_sum", "sensitivity_squares")
-_TOP_EDGES = ("top_edge_effector", "top_edge_regulator", "top_edge_sensitivity")
-
-MODE_QUANTITIES: dict[str, tuple[str, ...]] = {
-    "eigenvalue_condition": ("eigenvalue_condition",),
-    "participation": ("participation", *_PARTICIPATION_MEANS),
-    "participation_mean": _PARTICIPATION_MEANS,
-    "sensitivity": (*_TOP_EDGES, *_SENSITIVITY_MEANS),
-    "sensitivity_mean": _SENSITIVITY_MEANS,
-}
-"""What may be asked for beside scalars, and the variables each is made of. All need right and left vectors of cores."""
-
-QUANTITIES: tuple[str, ...] = (*SCALARS, *MODE_QUANTITIES)
-"""All that may be asked for by name."""
 
 
 def variable_table() -> str:

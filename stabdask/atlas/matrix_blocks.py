@@ -1,0 +1,173 @@
+"""Matrices of an AnnData, on disk or in memory, as Dask arrays of dense blocks of whole rows."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.files import existing_path, open_group
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+__all__ = ["Columns", "csr_blocks", "memory_blocks", "opened_file", "read_blocks", "read_dense", "scan_csc"]
+
+Columns = npt.NDArray[np.intp] | None
+"""Positions of the columns wanted, or None for all."""
+
+_SCAN_ENTRIES = 2**22
+
+
+def csr_blocks(path: Path, key: str, rows: int, columns: Columns) -> da.Array:
+    """Return a CSR matrix on disk as dense blocks of `rows` rows."""
+    from anndata.experimental import read_elem_lazy
+
+    if path.is_dir():
+        lazy = read_elem_lazy(open_group(path)[key], chunks=(rows, -1))
+    else:
+        import h5py
+
+        with h5py.File(path, "r") as root:
+            lazy = read_elem_lazy(root[key], chunks=(rows, -1))
+    return _dense(lazy, columns)
+
+
+def memory_blocks(matrix: Any, rows: int, columns: Columns) -> da.Array:
+    """Return a matrix in memory, dense, sparse or lazy, as dense blocks of `rows` rows."""
+    import dask.array as da
+    from scipy import sparse
+
+    if isinstance(matrix, da.Array):
+        return _dense(matrix.rechunk((rows, -1)), columns)
+    if sparse.issparse(matrix):
+        matrix = matrix.tocsr()
+    elif not isinstance(matrix, np.ndarray):
+        matrix = np.asarray(matrix)
+    dtype = _float_dtype(matrix.dtype)
+    # Each task holds its own rows only, so that a partition never carries the rest of the atlas along.
+    return _row_tasks(
+        matrix.shape, rows, columns, dtype, lambda start, stop: (_take, matrix[start:stop], columns, dtype)
+    )
+
+
+def read_blocks(
+    read: Callable[..., npt.NDArray[Any]],
+    path: Path,
+    key: str,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    rows: int,
+    columns: Columns,
+) -> da.Array:
+    """Return a matrix on disk as blocks that `read` reads, such as `read_dense` or `scan_csc`."""
+    out = _float_dtype(dtype)
+    return _row_tasks(
+        shape, rows, columns, out, lambda start, stop: (read, str(path), key, start, stop, columns, out)
+    )
+
+
+def _row_tasks(
+    shape: tuple[int, int],
+    rows: int,
+    columns: Columns,
+    dtype: np.dtype[Any],
+    task: Callable[[int, int], tuple[Any, ...]],
+) -> da.Array:
+    """Make a Dask array whose block of rows start:stop is computed by ``task(start, stop)``."""
+    import dask.array as da
+
+    name = f"cells-{uuid.uuid4().hex}"
+    starts = range(0, max(shape[0], 1), rows)
+    stops = [min(start + rows, shape[0]) for start in starts]
+    graph = {
+        (name, i, 0): task(start, stop) for i, (start, stop) in enumerate(zip(starts, stops, strict=True))
+    }
+    sizes = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
+    n_columns = shape[1] if columns is None else len(columns)
+    return da.Array(graph, name, chunks=(sizes, (n_columns,)), dtype=dtype)
+
+
+def read_dense(
+    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Read rows of a dense matrix on disk.
+
+    The file is opened here, not where the task was made: a Zarr array whose folder a worker does not see
+    would read as zeros.
+    """
+    with opened_file(path) as root:
+        return _take(root[key][start:stop], columns, dtype)
+
+
+@contextmanager
+def opened_file(path: str) -> Iterator[Any]:
+    """Give the root group of an h5ad file or a zarr AnnData."""
+    import h5py
+
+    if Path(path).is_dir():
+        yield open_group(path)
+        return
+    with h5py.File(existing_path(path, "atlas"), "r") as root:
+        yield root
+
+
+def scan_csc(
+    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """Collect rows of a CSC matrix on disk in one pass over it, in bounded memory."""
+    with opened_file(path) as root:
+        element = root[key]
+        pointers = element["indptr"][...]
+        n_genes = len(pointers) - 1
+        wanted = np.arange(n_genes) if columns is None else columns
+        position = np.full(n_genes, -1)
+        position[wanted] = np.arange(len(wanted))
+        out = np.zeros((stop - start, len(wanted)), dtype=dtype)
+        first = 0
+        while first < n_genes:
+            last = int(np.searchsorted(pointers, pointers[first] + _SCAN_ENTRIES, side="right")) - 1
+            last = min(max(last, first + 1), n_genes)
+            low, high = int(pointers[first]), int(pointers[last])
+            row = element["indices"][low:high]
+            inside = (row >= start) & (row < stop)
+            column = np.repeat(np.arange(first, last), np.diff(pointers[first : last + 1]))[inside]
+            target = position[column]
+            kept = target >= 0
+            values = element["data"][low:high][inside][kept]
+            np.add.at(out, (row[inside][kept] - start, target[kept]), values)
+            first = last
+    return out
+
+
+def _dense(lazy: da.Array, columns: Columns) -> da.Array:
+    """Cut a Dask array of whole-row blocks, dense or sparse, to `columns` and make the blocks dense."""
+    dtype = _float_dtype(lazy.dtype)
+    width = lazy.shape[1] if columns is None else len(columns)
+    dense: da.Array = lazy.map_blocks(
+        _take,  # type: ignore[arg-type]
+        columns,
+        dtype,
+        dtype=dtype,
+        chunks=(lazy.chunks[0], (width,)),
+        meta=np.empty((0, 0), dtype=dtype),
+    )
+    return dense
+
+
+def _take(block: Any, columns: Columns, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if columns is not None:
+        block = block[:, columns]
+    if hasattr(block, "toarray"):
+        block = block.toarray()
+    return np.asarray(block, dtype=dtype)
+
+
+def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    dtype = np.dtype(dtype)
+    return dtype if dtype in (np.dtype(np.float32), np.dtype(np.float64)) else np.dtype(np.float64)

@@ -1,0 +1,178 @@
+"""What a run did, in numbers and in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stabdask.kernels import lanes
+from stabdask.runs.job import Job
+from stabdask.runs.plan import format_bytes, format_seconds
+from stabdask.runs.receipts import Receipt
+from stabdask.runs.totals import total
+from stabdask.schema import count_failed, counts_text, named_counts
+
+__all__ = ["RunReport", "make_report"]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did.
+
+    Attributes
+    ----------
+    store
+        Path of the store.
+    fingerprint
+        Of the run.
+    n_cells, n_partitions
+        In the store.
+    n_partitions_computed
+        By this call; the others had receipts.
+    n_partitions_missing
+        Not finished (only where a part of the partitions was asked for).
+    n_workers
+        Worker processes of this call.
+    status_counts
+        Cells by status code.
+    n_near_switch
+        Cells with a regulator within a relative 1e-6 of a switch of its activation.
+    backend
+        Eigensolver backend.
+    kernels
+        Instruction sets or GPUs that it ran on: results of unlike ones differ in the last bits.
+    seconds
+        Wall time of this call.
+    cells_per_s
+        Cells computed by this call per second.
+    worker_seconds
+        Seconds in all partitions of the store by part, summed over workers.
+    peak_worker_bytes
+        Largest resident memory of any worker.
+    n_gpu_halvings
+        How often a batch had to be halved for want of GPU memory.
+    audit
+        Where leading modes were iterated for: cells compared with dense spectra, leading modes missed in them,
+        and the largest difference relative to the norm of a core. Empty otherwise.
+    """
+
+    store: str
+    fingerprint: str
+    n_cells: int
+    n_partitions: int
+    n_partitions_computed: int
+    n_partitions_missing: int
+    n_workers: int
+    status_counts: dict[int, int]
+    n_near_switch: int
+    backend: str
+    kernels: tuple[str, ...]
+    seconds: float
+    cells_per_s: float
+    worker_seconds: dict[str, float]
+    peak_worker_bytes: int
+    n_gpu_halvings: int
+    audit: dict[str, float]
+
+    @property
+    def n_failed(self) -> int:
+        """Cells with a status that counts as failed."""
+        return count_failed(self.status_counts)
+
+    @property
+    def backend_note(self) -> str | None:
+        """Why the backend is not the compiled solver, where LAPACK stands in for it."""
+        return lanes.why_not() if self.backend == "lapack" else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every partition has a receipt."""
+        return self.n_partitions_missing == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-ready values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        named = named_counts(self.status_counts)
+        return {
+            **values,
+            "status_counts": named,
+            "n_failed": self.n_failed,
+            "complete": self.complete,
+            "backend_note": self.backend_note,
+        }
+
+    def __str__(self) -> str:
+        counts = counts_text(self.status_counts)
+        state = "complete" if self.complete else f"{self.n_partitions_missing:,} partitions missing"
+        done = self.n_partitions_computed
+        lines = [
+            f"store        {self.store} ({state})",
+            f"cells        {self.n_cells:,}: {counts}",
+        ]
+        if self.n_near_switch:
+            lines.append(f"at a switch  {self.n_near_switch:,} cells, where the Jacobian jumps")
+        if done:
+            lines.append(
+                f"this run     {done:,} of {self.n_partitions:,} partitions on {max(1, self.n_workers)} worker(s) in "
+                f"{format_seconds(self.seconds)}: {self.cells_per_s:,.0f} cells/s with {self.backend}"
+            )
+            if self.backend_note:
+                lines.append(f"eigensolver  LAPACK, because the compiled one is {self.backend_note}")
+            if len(self.kernels) > 1:
+                lines.append(
+                    f"unlike       results come from {' and '.join(self.kernels)} and differ in the last bits; "
+                    "for the same bytes use like machines, or one STABDASK_INSTRUCTION_SET"
+                )
+            if self.n_gpu_halvings:
+                lines.append(
+                    f"GPU memory   batches were halved {self.n_gpu_halvings:,} times to fit; last bits may differ"
+                )
+            if self.audit:
+                lines.append(_audit_line(self.audit))
+            lines.append(f"memory       at most {format_bytes(self.peak_worker_bytes)} in a worker")
+        else:
+            lines.append("this run     nothing to do: every partition has its receipt")
+        return "\n".join(lines)
+
+
+def _audit_line(audit: dict[str, float]) -> str:
+    missed = (
+        "no leading mode missed" if not audit["n_missed"] else f"{audit['n_missed']:,} leading modes MISSED"
+    )
+    return (
+        f"audit        {audit['n_cells']:,} cells against dense spectra: {missed}, eigenvalues within "
+        f"{audit['worst_difference']:.1e} of the norm"
+    )
+
+
+def make_report(
+    path: Path,
+    job: Job,
+    receipts: dict[int, Receipt],
+    n_computed: int,
+    n_workers: int,
+    n_new: int,
+    seconds: float,
+) -> RunReport:
+    """Return the report of a call that computed `n_computed` partitions and `n_new` cells in `seconds`."""
+    totals = total(receipts)
+    return RunReport(
+        store=str(path),
+        fingerprint=job.spec.fingerprint,
+        n_cells=job.spec.n_cells,
+        n_partitions=job.spec.n_partitions,
+        n_partitions_computed=n_computed,
+        n_partitions_missing=job.spec.n_partitions - len(receipts),
+        n_workers=n_workers,
+        status_counts=totals.status_counts,
+        n_near_switch=totals.n_near_switch,
+        backend=job.spec.options.backend,
+        kernels=totals.kernels,
+        seconds=seconds,
+        cells_per_s=n_new / seconds if seconds > 0 else 0.0,
+        worker_seconds=totals.worker_seconds,
+        peak_worker_bytes=totals.peak_worker_bytes,
+        n_gpu_halvings=totals.n_gpu_halvings,
+        audit=totals.audit,
+    )
