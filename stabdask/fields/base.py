@@ -320,6 +320,11 @@ class Field(ABC):
         """``(gene, axis)``: what lifts axes to genes; None where axes are genes, or are lifted to none."""
         return None
 
+    @property
+    def space(self) -> str:
+        """What the field is over, in words."""
+        return f"{self.n_genes:,} genes, of which {len(self.regulator_index):,} regulate"
+
     def why_not(self, quantity: str) -> str | None:
         """Return why the field has no such quantity, for a message, or None if it has it."""
         return "it is of fields in two or three dimensions" if quantity in ("curl", "torsion") else None

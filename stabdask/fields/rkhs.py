@@ -188,6 +188,15 @@ class RKHSField(Field):
         return self._loadings
 
     @property
+    def space(self) -> str:
+        """What the field is over, in words."""
+        d = self.largest_core
+        if self.basis is None:
+            return f"{d:,} genes"
+        lifted = "" if self._loadings is None else f", lifted to {self.n_genes:,} genes"
+        return f"{d:,} axes of {self.basis}{lifted}"
+
+    @property
     def largest_core(self) -> int:
         """Number of axes."""
         return int(self.centers.shape[1])
@@ -308,7 +317,8 @@ class RKHSField(Field):
             raise UsageError(f"dtype={dtype!r}; expected 'float64' or 'float32'")
         if method == "numerical":
             return self._differences(x)
-        return self.linearize(x, 0, dtype=dtype).cores(np.arange(len(x)))
+        found: Array = self.linearize(x, 0, dtype=dtype).jacobians
+        return found
 
     def _differences(self, x: Array) -> Array:
         # The third derivative of a kernel is of the order of its width^-3.

@@ -36,8 +36,8 @@ class RKHSLinearization(Linearization):
         return self._function.values_and_jacobians(self._x)
 
     @property
-    def _jacobians(self) -> XArray:
-        """``(cell, axis, axis)``."""
+    def jacobians(self) -> XArray:
+        """Jacobians over the axes, ``(cell, axis, axis)``, where the points are."""
         return self._both[1]
 
     @cached_property
@@ -52,11 +52,11 @@ class RKHSLinearization(Linearization):
 
     def _along(self, directions: XArray) -> XArray:
         """Return J u for a direction of each cell."""
-        return self._xp.matmul(self._jacobians, directions[:, :, None])[:, :, 0].astype(np.float64)
+        return self._xp.matmul(self.jacobians, directions[:, :, None])[:, :, 0].astype(np.float64)
 
     def cores(self, cells: Index) -> Array:
         """Return the Jacobians over the axes; see `Linearization.cores`."""
-        cores: Array = self._jacobians[self._xp.asarray(cells)]
+        cores: Array = self.jacobians[self._xp.asarray(cells)]
         return cores
 
     def lift_right(
@@ -90,34 +90,37 @@ class RKHSLinearization(Linearization):
 
     def core_determinant(self) -> tuple[Array, Array]:
         """Return log|det J| and its sign by LU factorization; see `Linearization.core_determinant`."""
-        signs, logs = self._xp.linalg.slogdet(self._jacobians.astype(np.float64))
+        signs, logs = self._xp.linalg.slogdet(self.jacobians.astype(np.float64))
         return to_host(logs), to_host(signs)
 
     def trace(self) -> Array:
         """Return the sum of dv_i/dx_i: the divergence."""
-        return to_host(self._xp.einsum("cii->c", self._jacobians, dtype=np.float64))
+        return to_host(self._xp.einsum("cii->c", self.jacobians, dtype=np.float64))
 
     def rotational_norm(self) -> Array:
         """Return |(J - J^T)/2|."""
-        xp, n = self._xp, len(self._x)
-        found = np.empty(n)
-        # A few cells at a time, which stay in the cache.
-        step = max(1, _CACHED_BYTES // (8 * self._x.shape[1] ** 2)) if xp is np else max(1, n)
-        for first in range(0, n, step):
-            J = self._jacobians[first : first + step]
+        xp, found = self._xp, np.empty(len(self._x))
+        for part in self._parts(len(found), self._x.shape[1]):
+            J = self.jacobians[part]
             apart = (J - J.transpose(0, 2, 1)).reshape(len(J), -1)
             squares = xp.einsum("cp,cp->c", apart, apart, dtype=np.float64)
-            found[first : first + step] = to_host(0.5 * xp.sqrt(squares))
+            found[part] = to_host(0.5 * xp.sqrt(squares))
         return found
+
+    def _parts(self, n_cells: int, n_columns: int) -> list[slice]:
+        """Return a few cells at a time, of which `n_columns` values for each axis stay in the cache of a CPU."""
+        room = _CACHED_BYTES // (8 * self._x.shape[1] * max(1, n_columns))
+        step = max(1, room if self._xp is np else n_cells)
+        return [slice(first, min(first + step, n_cells)) for first in range(0, n_cells, step)]
 
     def squares_beyond_rest(self) -> Array:
         """Return the squared Frobenius norm of J."""
-        flat = self._jacobians.reshape(len(self._x), -1)
+        flat = self.jacobians.reshape(len(self._x), -1)
         return to_host(self._xp.einsum("cp,cp->c", flat, flat, dtype=np.float64))
 
     def reactivity(self) -> Array:
         """Return the largest eigenvalue of (J + J^T)/2, by a dense symmetric solver."""
-        J = self._jacobians
+        J = self.jacobians
         values = self._xp.linalg.eigvalsh(0.5 * (J + J.transpose(0, 2, 1)))
         return to_host(values[:, -1]).astype(np.float64)
 
@@ -144,7 +147,7 @@ class RKHSLinearization(Linearization):
 
     def curl(self) -> Array:
         """Return dv_2/dx_1 - dv_1/dx_2, or the three components of the curl."""
-        J = to_host(self._jacobians).astype(np.float64)
+        J = to_host(self.jacobians).astype(np.float64)
         pairs = [(2, 1), (0, 2), (1, 0)] if J.shape[1] == 3 else [(1, 0)]
         return np.stack([J[:, i, j] - J[:, j, i] for i, j in pairs], axis=1)
 
@@ -152,22 +155,25 @@ class RKHSLinearization(Linearization):
         """Return Q_i J Q_j^T for pairs of genes."""
         xp, d = self._xp, self._x.shape[1]
         if self._loadings is None:
-            found = self._jacobians[:, xp.asarray(effectors), xp.asarray(regulators)]
+            found = self.jacobians[:, xp.asarray(effectors), xp.asarray(regulators)]
             return to_host(found).astype(np.float64)
         left, right = self._rows_of(effectors), self._rows_of(regulators)
         # One column for each pair, so that all cells are one product of matrices.
         columns = (left[:, :, None] * right[:, None, :]).reshape(len(effectors), d * d).T
-        flat = self._jacobians.reshape(len(self._x), d * d)
+        flat = self.jacobians.reshape(len(self._x), d * d)
         return to_host(flat @ columns.astype(flat.dtype)).astype(np.float64)
 
     def block(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return Q_eff J Q_reg^T; see `Linearization.block`."""
-        J = self._jacobians[self._xp.asarray(cells)]
-        return self._between_genes(effectors, self._columns_of(J, regulators))
+        out = np.empty((len(cells), len(effectors), len(regulators)))
+        for part in self._parts(len(cells), self._x.shape[1] + len(regulators)):
+            J = self.jacobians[self._xp.asarray(cells[part])]
+            out[part] = self._between_genes(effectors, self._columns_of(J, regulators))
+        return out
 
     def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return -Q_eff J^-1 Q_reg^T: J has no inverse between genes, only along the axes."""
-        J = self._jacobians[self._xp.asarray(cells)].astype(np.float64)
+        J = self.jacobians[self._xp.asarray(cells)].astype(np.float64)
         return -self._between_genes(effectors, solve_or_nan(J, self._rows_of(regulators).T))
 
     def _columns_of(self, J: XArray, regulators: Index) -> XArray:

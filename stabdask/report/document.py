@@ -153,7 +153,7 @@ def _glance(ds: xr.Dataset, spec: RunSpec, field: Field, totals: Totals) -> str:
     failed = count_failed(totals.status_counts)
     items = [
         ("cells", f"{spec.n_cells:,}"),
-        _space(spec, field),
+        ("space", field.space),
         ("clusters", f"{len(spec.labels):,}"),
         ("largest core", f"{field.largest_core:,}"),
     ]
@@ -180,13 +180,6 @@ def _glance(ds: xr.Dataset, spec: RunSpec, field: Field, totals: Totals) -> str:
         )
     )
     return "".join(parts)
-
-
-def _space(spec: RunSpec, field: Field) -> tuple[str, str]:
-    if not field.whole_cores:
-        return "genes", f"{spec.n_genes:,}, of which {len(field.regulator_index):,} regulate"
-    lifted = "" if field.loadings is None else f", lifted to {spec.n_genes:,} genes"
-    return "axes", f"{len(field.axes):,}{lifted}"
 
 
 def _clusters(ds: xr.Dataset) -> str:

@@ -16,6 +16,7 @@ from kernels.fake_gpu import FakeGpu
 from small_rkhs import SmallRkhs, small_rkhs
 
 from stabdask.errors import DamagedStoreError, InputError, StoreMismatchError, UsageError
+from stabdask.fields import rkhs_linear
 from stabdask.fields.rkhs import RKHSField
 from stabdask.fields.rkhs_linear import RKHSLinearization
 from stabdask.fields.storage import field_kind, open_field
@@ -257,6 +258,21 @@ def test_no_cells() -> None:
     part = field.linearize(np.empty((0, 4)), 0)
     assert part.trace().shape == part.speed().shape == part.reactivity().shape == (0,)
     assert part.response(np.empty(0, int), np.array([0]), np.array([1])).shape == (0, 1, 1)
+
+
+def test_a_few_cells_at_a_time_are_no_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = small_rkhs(0)
+    cells, genes = np.arange(len(case.x))[::-1], np.arange(12)
+
+    def numbers() -> tuple[Array, Array]:
+        part = linear(case)
+        return part.block(cells, genes[:5], genes[4:]), part.rotational_norm()
+
+    together = numbers()
+    for size in (1, 8 * 4 * (4 + 8) * 7):
+        monkeypatch.setattr(rkhs_linear, "_CACHED_BYTES", size)
+        for found, expected in zip(numbers(), together, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-14)
 
 
 def test_labels_do_not_matter() -> None:

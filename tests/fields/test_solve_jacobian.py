@@ -1,4 +1,4 @@
-"""Linear systems in Jacobians, velocities with the size of their terms, and bounds of fixed points, against dense NumPy."""
+"""Linear systems in Jacobians, velocities and the size of their terms, bounds of fixed points: against dense NumPy."""
 
 from __future__ import annotations
 

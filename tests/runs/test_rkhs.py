@@ -400,6 +400,6 @@ def test_the_commands_take_a_field_over_axes(tmp_path: Path, capsys: pytest.Capt
     assert main(["summary", store]) == 0
     assert main(["report", store, "--output", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "4, lifted to 12 genes" in page
+    assert "4 axes of pca, lifted to 12 genes" in page
     assert "sum_m C_m exp(-beta |x - z_m|^2)" in page
     assert "Ma J., Zhao J." in page
