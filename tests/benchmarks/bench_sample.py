@@ -87,13 +87,13 @@ def mixture(n_cells: int, seed: int) -> tuple[Array, Array]:
     return x * np.exp(-np.arange(N_AXES) / 8), codes
 
 
-def one_at_a_time(x: Array, n: int, rng: np.random.Generator, share: float) -> tuple[Array, float]:
-    """Return nodes, and the seconds that all presentations take; only a share of them is done if it is below 1."""
+def one_at_a_time(x: Array, n: int, rng: np.random.Generator, share: float) -> tuple[Array, float, float]:
+    """Return nodes, and the seconds, and seconds of CPU, of all presentations; extrapolated from a share below 1."""
     nodes = x[rng.integers(len(x), size=n)].copy()
     total = 200 * n
     shown = x[rng.integers(len(x), size=total)]
     step = max(1, int(1 / share))
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     # Every 20th presentation of a quick run: the work does not depend on when it comes.
     for t in range(1, total + 1, step):
         reach = 0.2 * n * (0.01 / (0.2 * n)) ** (t / total)
@@ -103,7 +103,7 @@ def one_at_a_time(x: Array, n: int, rng: np.random.Generator, share: float) -> t
         rank = np.empty_like(order)
         rank[order] = np.arange(n)
         nodes += rate * np.exp(-rank[:, None] / reach) * difference
-    return nodes, (time.perf_counter() - begin) * step
+    return nodes, (time.perf_counter() - begin) * step, (time.process_time() - begin_cpu) * step
 
 
 def nearest_unused(x: Array, nodes: Array) -> Array:
@@ -150,23 +150,21 @@ def against_the_loop(n_cells: int, n: int, quick: bool) -> dict[str, Any]:
             "error_std": float(np.std(errors, axis=0)[0]),
             "share_difference": float(np.mean(errors, axis=0)[1]),
         }
-    nodes, seconds = one_at_a_time(x, n, np.random.default_rng(0), 0.05 if quick else 1.0)
-    figures["one at a time"] = {"seconds": seconds, "extrapolated": quick}
+    nodes, wall, busy = one_at_a_time(x, n, np.random.default_rng(0), 0.05 if quick else 1.0)
+    figures["one at a time"] = {"seconds": wall, "cpu_s": busy, "extrapolated": quick}
     if not quick:
         error, difference = quality(x, codes, nearest_unused(x, nodes))
         figures["one at a time"] |= {"error": error, "share_difference": difference}
     for name, found in figures.items():
         if isinstance(found, dict):
-            error = (
-                f"error {found['error'] / figures['random']['error']:.3f} of random"
-                if "error" in found
-                else ""
+            line = (
+                f"{n:5,} of {n_cells:,}  {name:14} {found['seconds']:7.2f} s ({found['cpu_s']:.2f} s of CPU)"
             )
-            shares = (
-                f"shares off by {found['share_difference']:.3f}" if "error" in found else "(extrapolated)"
-            )
-            say(f"{n:5,} of {n_cells:,}  {name:14} {found['seconds']:7.2f} s  {error}  {shares}")
-    figures["times_faster"] = figures["one at a time"]["seconds"] / figures["trn"]["seconds"]
+            if "error" in found:
+                line += f"  error {found['error'] / figures['random']['error']:.3f} of random"
+                line += f"  shares off by {found['share_difference']:.3f}"
+            say(line + "  (extrapolated)" * found.get("extrapolated", False))
+    figures["times_faster"] = busy / figures["trn"]["cpu_s"]
     say(f"{n:5,} of {n_cells:,}  {figures['times_faster']:.0f} times as fast as one at a time")
     return figures
 
@@ -175,10 +173,10 @@ def fresh(path: Path, method: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", str(path), method]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=ONE_THREAD)
     figures: dict[str, Any] = json.loads(done.stdout)
+    seconds, cpu, peak, before = (figures[k] for k in ("seconds", "cpu_s", "peak_bytes", "opened_bytes"))
     say(
-        f"{figures['n']:,} of {figures['n_cells']:,} from disk  {method:10} {figures['seconds']:7.1f} s ({figures['cpu_s']:.1f} s of CPU)  "
-        f"{figures['peak_bytes'] / 1e6:,.0f} MB at the peak ({figures['opened_bytes'] / 1e6:,.0f} MB before)  "
-        f"error {figures['error']:.4f}"
+        f"{figures['n']:,} of {figures['n_cells']:,} from disk  {method:10} {seconds:6.1f} s ({cpu:.1f} s of CPU)  "
+        f"{peak / 1e6:,.0f} MB at the peak, {before / 1e6:,.0f} MB before  error {figures['error']:.4f}"
     )
     return figures
 
