@@ -154,7 +154,11 @@ def test_a_near_miss_is_no_zero(gap: float) -> None:
         square = x[:, 0] ** 2 + gap
         jacobian = np.zeros((len(x), 2, 2))
         jacobian[:, 0, 0], jacobian[:, 1, 1] = 2.0 * x[:, 0], -1.0
-        return np.stack([square, 1.0 - x[:, 1]], axis=1), np.stack([square, 1.0 + np.abs(x[:, 1])], axis=1), jacobian
+        return (
+            np.stack([square, 1.0 - x[:, 1]], axis=1),
+            np.stack([square, 1.0 + np.abs(x[:, 1])], axis=1),
+            jacobian,
+        )
 
     starts = np.random.default_rng(0).normal(size=(60, 2))
     assert not (search(SmoothField(2, formula), starts).outcome == Outcome.CONVERGED).any()
