@@ -177,8 +177,9 @@ def _glance(ds: xr.Dataset, spec: RunSpec, field: Field, totals: Totals) -> str:
     parts.append(
         paragraph(
             "Most cells are not at a fixed point of the fitted field. Eigenvalues tell what becomes of small "
-            "displacements over times in which the cell itself moves little: read them beside the speed |v(x)|. They "
-            "mean what textbooks say where the field stands still; stabdask fixed-points finds where that is."
+            "displacements over times in which the cell itself moves little: read them beside the speed |v(x)|. At a "
+            "fixed point they tell it for good: 'stabdask fixed-points' finds those of the field, with their spectra "
+            "and types."
         )
     )
     return "".join(parts)
