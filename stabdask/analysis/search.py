@@ -149,7 +149,8 @@ class ContinuedField:
         width = scales.upper - scales.lower
         self._longest = 0.5 * np.where(width > 0, width, 1.0)
         known = field.fixed_point_bounds(cluster)
-        self._fades = not np.isfinite(np.stack(known)).all()
+        # Expression decays: a field with a floor grows without limit away from it, and does not fade out.
+        self._fades = not self._bounded
         self._open = ~np.isfinite(known[0]), ~np.isfinite(known[1])
 
     def _evaluate(self, x: Array) -> tuple[Linearization, Array, Array]:

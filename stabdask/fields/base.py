@@ -217,6 +217,8 @@ class Linearization(ABC):
             ``(len(cells), axis)``; NaN for a cell whose matrix is singular (with `damping`: not finite). With
             `damping`, an axis outside the core whose eigenvalue is 0 is 0.
         """
+        if not len(cells):
+            return np.zeros(b.shape)
         cores = self.cores(cells)
         n = b.shape[1]
         if cores.shape[1:] != (n, n) or (self.sizes[cells] < n).any():
