@@ -241,6 +241,11 @@ def edge_matrices(
     """
     if not _is_lifted(ds):
         names = ["sensitivity_mean", "sensitivity_std", "weight"]
+        missing = [name for name in names if name not in ds]
+        if missing:
+            raise MissingKeyError(
+                f"the results hold no {missing[0]!r}; pass the whole Dataset from open_results"
+            )
         one = ds[names].isel(cluster=number).transpose(..., "core_effector", "regulator").compute()
         mean, std, weight = (one[name].to_numpy() for name in names)
         return mean, std, weight

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.atlas.alignment import axis_columns, cluster_models
 from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
-from stabdask.errors import InputError, MissingKeyError, near_misses
 from stabdask.fields.base import Array, Field
 from stabdask.kernels.threads import single_threaded_blas
 
@@ -48,8 +47,11 @@ def cell_speeds(cells: xr.Dataset, field: Field, *, missing_cluster: str = "erro
 
     state = cell_state(cells)
     codes, labels = cluster_codes(cells)
-    numbers = np.asarray([*_cluster_numbers(labels, field, missing_cluster), -1])[codes]
-    columns = _columns(state, field)
+    models = cluster_models(labels, field, missing_cluster)
+    numbers = np.asarray([*(-1 if model is None else field.cluster_number(model) for model in models), -1])[
+        codes
+    ]
+    columns = axis_columns(cells, field)
     x = state.data if isinstance(state.data, da.Array) else da.from_array(state.data, chunks=(1024, -1))
     if len(x.chunks[1]) > 1:
         x = x.rechunk({1: -1})
@@ -83,46 +85,3 @@ def _block_speeds(
                 field.check_expression(x, int(cluster), names[rows])
                 speeds[rows] = field.linearize(x, int(cluster)).speed()
     return speeds
-
-
-def _columns(state: xr.DataArray, field: Field) -> Index | None:
-    """Return where the axes of the field (its genes) are among those of the cells, None if they are the same."""
-    dim = str(state.dims[1])
-    if dim not in state.coords:
-        if state.shape[1] == len(field.axes):
-            return None
-        raise InputError(f"the cells have {state.shape[1]} axes without names; expected {len(field.axes)}")
-    names, wanted = [str(name) for name in state[dim].to_numpy()], field.axes.tolist()
-    if names == wanted:
-        return None
-    where = {name: position for position, name in enumerate(names)}
-    missing = [name for name in wanted if name not in where]
-    if missing:
-        noun, where_to = (
-            ("genes", "the layer of the fit") if field.obsm is None else ("axes", f"obsm={field.obsm!r}")
-        )
-        raise MissingKeyError(
-            f"the cells lack {len(missing):,} of the {len(wanted):,} {noun} of the field, such as {missing[0]!r}; "
-            f"{near_misses(missing[0], names, noun=f'names of the {dim}')}. Open the cells with {where_to}"
-        )
-    return np.asarray([where[name] for name in wanted], dtype=np.intp)
-
-
-def _cluster_numbers(labels: Sequence[str], field: Field, missing_cluster: str) -> list[int]:
-    """Return the number of the field's cluster for each label of the cells, -1 where cells are left out."""
-    models = [field.model_of(label) for label in labels]
-    unknown = [label for label, model in zip(labels, models, strict=True) if model is None]
-    instead = -1
-    if unknown and missing_cluster == "error":
-        hint = near_misses(unknown[0], field.clusters, noun="clusters of the field")
-        raise MissingKeyError(
-            f"the field has no parameters for cluster {unknown[0]!r} of the cells; {hint}. Choose another cluster key, "
-            "or missing_cluster='skip' to draw none of those cells, or 'W_<cluster>' to use another one's parameters"
-        )
-    if missing_cluster not in ("error", "skip"):
-        choices = ("error", "skip", *(f"W_{label}" for label in field.clusters))
-        if missing_cluster not in choices:
-            hint = near_misses(str(missing_cluster), choices, noun="choices")
-            raise MissingKeyError(f"missing_cluster={missing_cluster!r} is not possible; {hint}")
-        instead = field.cluster_number(missing_cluster.removeprefix("W_"))
-    return [instead if model is None else field.cluster_number(model) for model in models]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.atlas.alignment import axis_columns
 from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field
@@ -77,7 +78,7 @@ def gather_starts(
         raise UsageError("n_starts=0 and no starts; expected at least one cell or state to start from")
     members = _members(field, cells, cluster)
     state = cell_state(cells)
-    columns = _columns(state, field)
+    columns = axis_columns(cells, field)
     drawn = {
         number: np.random.default_rng([seed, *field.clusters[number].encode()]).permutation(rows)
         for number, rows in members.items()
@@ -161,27 +162,6 @@ def _members(field: Field, cells: xr.Dataset, cluster: str | Sequence[str] | Non
                 f"no cell is in cluster {label!r}; {near_misses(label, labels, noun='clusters of the cells')}"
             )
     return {number: rows[field.clusters[number]] for number in numbers}
-
-
-def _columns(state: xr.DataArray, field: Field) -> Index | None:
-    """Return where the axes of the field are among those of the cells, None if they are the same."""
-    dim = str(state.dims[1])
-    if dim not in state.coords:
-        if state.shape[1] == len(field.axes):
-            return None
-        raise InputError(f"the cells have {state.shape[1]} axes without names; expected {len(field.axes)}")
-    names = [str(name) for name in state[dim].to_numpy()]
-    wanted = [str(name) for name in field.axes]
-    if names == wanted:
-        return None
-    where = {name: position for position, name in enumerate(names)}
-    missing = [name for name in wanted if name not in where]
-    if missing:
-        raise MissingKeyError(
-            f"the cells lack {len(missing):,} of the field's {len(wanted):,} axes: {', '.join(missing[:5])}; "
-            + near_misses(missing[0], names, noun=f"{dim}s of the cells")
-        )
-    return np.asarray([where[name] for name in wanted], dtype=np.intp)
 
 
 def _read(state: xr.DataArray, rows: Index, client: Client | None) -> Array:

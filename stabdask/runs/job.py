@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.atlas.alignment import axis_columns, cluster_models
 from stabdask.atlas.annotations import Annotation, annotations_of
 from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
-from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
+from stabdask.errors import InputError, MissingKeyError, UsageError
 from stabdask.fields.base import Field
 from stabdask.runs.annotations import annotations_identity
 from stabdask.runs.block import NO_LABEL, SKIPPED
@@ -212,9 +212,10 @@ def prepare(
     _check_dataset(cells)
     checked = make_options(field, **options)
     annotations = annotations_of(cells)
-    columns = _align(cells, field)
+    columns = axis_columns(cells, field)
     codes, labels = cluster_codes(cells)
-    models, numbers = _models(labels, field, missing_cluster)
+    models = cluster_models(labels, field, missing_cluster)
+    numbers = [SKIPPED if model is None else field.cluster_number(model) for model in models]
     lookup = np.asarray([*numbers, NO_LABEL], dtype=np.int32)
     model_codes = lookup[codes]
     state = cell_state(cells)
@@ -260,68 +261,6 @@ def _check_dataset(cells: xr.Dataset) -> None:
         raise InputError("there are no cells; expected at least one")
     if state.dtype.kind not in "fiub":
         raise InputError(f"the {variable} of the cells has dtype {state.dtype}; expected numbers")
-
-
-def _align(cells: xr.Dataset, field: Field) -> npt.NDArray[np.intp] | None:
-    """Return where the field's axes (genes) are among those of the atlas."""
-    dim = cell_state(cells).dims[1]
-    if field.obsm is not None and dim == "gene":
-        raise InputError(
-            f"the field lives on {len(field.axes)} axes of {field.obsm!r}, and the cells were opened with expression; "
-            f"open them with open_cells(..., obsm={field.obsm!r}) (--obsm {field.obsm})"
-        )
-    if field.obsm is None and dim == "axis":
-        raise InputError(
-            "the field is over genes, and the cells were opened with coordinates of "
-            f"{cells.attrs.get('obsm', 'an embedding')!r}; open them with a layer instead"
-        )
-    names = [str(gene) for gene in cells[dim].to_numpy()]
-    where = {name: position for position, name in enumerate(names)}
-    if len(where) < len(names):
-        repeated = (
-            sorted({name for name in names if names.count(name) > 1})[:5] if len(names) < 10_000 else []
-        )
-        raise InputError(f"{dim} names of the cells repeat ({', '.join(repeated)}); make them unique")
-    wanted = field.axes.tolist()
-    if names == wanted:
-        return None
-    missing = [gene for gene in wanted if gene not in where]
-    if missing:
-        noun = "genes" if dim == "gene" else "axes"
-        shown = ", ".join(repr(gene) for gene in missing[:5])
-        more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
-        raise MissingKeyError(
-            f"the atlas lacks {len(missing):,} of the field's {len(wanted):,} {noun}: {shown}{more}; "
-            + near_misses(missing[0], names, noun=noun)
-        )
-    return np.asarray([where[gene] for gene in wanted], dtype=np.intp)
-
-
-def _models(
-    labels: Sequence[str], field: Field, missing_cluster: str
-) -> tuple[tuple[str | None, ...], list[int]]:
-    """Return, per label of the atlas, the field's cluster (None: left out) and its number."""
-    if not isinstance(missing_cluster, str):
-        raise UsageError(f"missing_cluster={missing_cluster!r}; expected 'error', 'skip' or 'W_<cluster>'")
-    models = tuple(field.model_of(label) for label in labels)
-    unknown = [label for label, model in zip(labels, models, strict=True) if model is None]
-    fallback: str | None = None
-    if unknown and missing_cluster == "error":
-        shown = ", ".join(repr(label) for label in unknown[:5])
-        raise MissingKeyError(
-            f"the field has no parameters (W_<cluster>) for {shown}; "
-            f"{near_misses(unknown[0], field.clusters, noun='clusters of the field')}. Choose another cluster "
-            "key, or missing_cluster='skip' to leave those cells out, or e.g. missing_cluster='W_all' to use the "
-            "parameters of 'all'"
-        )
-    if missing_cluster not in ("error", "skip"):
-        fallback = missing_cluster.removeprefix("W_")
-        if not missing_cluster.startswith("W_") or fallback not in field.clusters:
-            options = ("error", "skip", *(f"W_{label}" for label in field.clusters))
-            hint = near_misses(missing_cluster, options, noun="choices")
-            raise MissingKeyError(f"missing_cluster={missing_cluster!r} is not possible; {hint}")
-    models = tuple(fallback if model is None else model for model in models)
-    return models, [SKIPPED if model is None else field.cluster_number(model) for model in models]
 
 
 def cells_identity(cells: xr.Dataset) -> dict[str, str]:

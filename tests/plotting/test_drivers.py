@@ -101,7 +101,11 @@ def test_the_table_is_made_from_results(monkeypatch: pytest.MonkeyPatch) -> None
     assert sd.pl.driver_edges(ds, cluster="MEP", by="contribution").get_title().startswith("MEP (40 cells)")
     sd.pl.driver_network(ds, cluster="GMP")
     sd.pl.driver_genes(ds, cluster="GMP", mode=2)
-    assert asked == [("MEP", {"by": "contribution"}), ("GMP", {"by": "sensitivity"}), ("GMP", {"mode": 2})]
+    assert asked == [
+        ("MEP", {"by": "contribution", "top": 20}),
+        ("GMP", {"by": "sensitivity", "top": 30}),
+        ("GMP", {"mode": 2}),
+    ]
 
 
 def arrows(ax: Axes) -> list[FancyArrowPatch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import xarray as xr
 from fake_results import fake_edges, fake_genes, fake_results
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -20,6 +22,16 @@ from stabdask.errors import OutputError, UsageError
 from stabdask.plotting.style import PALETTE, diverging, grid, palette, short
 
 Draw = Callable[..., Any]
+
+
+@cache
+def toggle() -> xr.Dataset:
+    """Return the fixed points of a toggle switch."""
+    field = sd.HopfieldField.from_arrays(
+        ["A", "B"], W=[[5.0, -4.0], [-4.0, 5.0]], gamma=3.0, bias=4.0, threshold=1.0, exponent=4.0
+    )
+    return sd.fixed_points(field, starts=[[3.0, 0.1], [0.1, 3.0], [1.6, 1.6]])
+
 
 ONE_AXES: dict[str, Draw] = {
     "spectrum": lambda **o: sd.pl.spectrum(fake_results(), **o),
@@ -33,6 +45,7 @@ ONE_AXES: dict[str, Draw] = {
     "driver_network": lambda **o: sd.pl.driver_network(fake_edges(), **o),
     "driver_heatmap": lambda **o: sd.pl.driver_heatmap(fake_results(drivers=True), "GMP", **o),
     "trend": lambda **o: sd.pl.trend(fake_results(), by="cluster", **o),
+    "fixed_points": lambda **o: sd.pl.fixed_points(toggle(), **o),
 }
 SEVERAL_AXES: dict[str, Draw] = {
     "spectra": lambda **o: sd.pl.spectra(fake_results(), **o),

@@ -300,7 +300,7 @@ def test_axes_are_matched_by_name() -> None:
     swapped = atlas(np.column_stack([np.full(60, 7.0), x[:, 1], x[:, 0]]), genes=["X", "B", "A"])
     expected = sd.fixed_points(toggle(), atlas(x))
     xr.testing.assert_identical(sd.fixed_points(toggle(), swapped), expected)
-    with pytest.raises(MissingKeyError, match=r"lack 1 of the field's 2 axes: B"):
+    with pytest.raises(MissingKeyError, match=r"lacks 1 of the field's 2 genes: 'B'"):
         sd.fixed_points(toggle(), atlas(x, genes=["A", "b"]))
 
 
