@@ -58,6 +58,9 @@ class SmoothField(Field):
     def jacobian(self, x: Any, cluster: str = "all") -> Array:
         return self.formula(np.asarray(x, float))[2]
 
+    def jacobian_elements(self, x: Any, cluster: str, effectors: Array, regulators: Array) -> Array:
+        return self.jacobian(x)[:, effectors, regulators]
+
     def check_expression(self, x: Array, cluster: int, cells: Array) -> None:
         pass
 
@@ -98,7 +101,7 @@ class SmoothLinearization(Linearization):
         raise NotImplementedError
 
     lift_right = lift_left = rest_leading = rest_counts = rest_determinant = rotational_norm = _unused
-    reactivity = elements = participation = edge_factors = edges = _unused
+    reactivity = elements = participation = edge_factors = edges = acceleration = block = response = _unused
 
 
 def kernel_field(z: Array, C: Array, beta: float) -> SmoothField:

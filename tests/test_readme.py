@@ -86,7 +86,7 @@ def test_the_two_commands_are_in_the_first_screen() -> None:
 
 def test_every_command_is_listed() -> None:
     usage = build_parser().format_help()
-    listed = set(re.findall(r"^\| `stabdask (\w+)` \|", README.read_text(), flags=re.MULTILINE))
-    offered = set(re.findall(r"^    (\w+) +\w", usage, flags=re.MULTILINE))
+    listed = set(re.findall(r"^\| `stabdask ([\w-]+)` \|", README.read_text(), flags=re.MULTILINE))
+    offered = set(re.findall(r"^    ([a-z][\w-]*)(?: +\w|$)", usage, flags=re.MULTILINE))
     assert listed == offered
     assert {"demo", "run", "summary", "drivers", "report", "export"} < listed

@@ -42,8 +42,8 @@ def rank_elements(
     mode
         ``"full reg"``: for each effector its regulators; ``"full eff"``: for each regulator its effectors; ``"reg"``:
         regulators by the mean over all effectors; ``"eff"``: effectors by the mean over all regulators; ``"int"``:
-        pairs of effector and regulator; ``"switch"``: pairs of genes that are both, by the mean over cells of
-        ``J_ij J_ji``, positive where they activate each other or inhibit each other.
+        pairs of effector and regulator; ``"switch"``: pairs of genes that inhibit each other, by the mean over cells of
+        ``J_ij J_ji`` where both are negative, else 0.
     absolute
         Rank by means of absolute values: |J| of each cell, then the mean, so that cells of opposite sign do not cancel.
     exclude_diagonal
@@ -89,6 +89,10 @@ def rank_elements(
 
     if mode not in MODES:
         raise UsageError(f"mode={mode!r}; expected one of {', '.join(map(repr, MODES))}")
+    if mode == "switch" and absolute:
+        raise UsageError(
+            "mode='switch' is of negative elements, of which absolute=True leaves none; leave it out"
+        )
     if top is not None and top < 1:
         raise UsageError(f"top={top}; expected at least 1, or None for all")
     values, n_cells = _means(ds, str(cluster), mode, absolute)
@@ -139,7 +143,7 @@ def _sorted(table: pd.DataFrame, mode: str, top: int | None) -> pd.DataFrame:
 
 def _means(ds: xr.Dataset, cluster: str, mode: str, absolute: bool) -> tuple[npt.NDArray[np.float64], int]:
     """Return the means to rank, ``(effector, regulator)``, and of how many cells they are."""
-    name = ("switch" if mode == "switch" else "jacobian") + ("_abs_mean" if absolute else "_mean")
+    name = "switch_mean" if mode == "switch" else "jacobian_abs_mean" if absolute else "jacobian_mean"
     if "jacobian_cells" not in ds:
         raise MissingKeyError(
             "the results hold no means of the Jacobian; run with effectors=, regulators= and quantities="

@@ -31,9 +31,9 @@ _MOST_STARTS = 256
 _PATIENCE = 12
 """Iterations after which the size of the velocity must have fallen by a tenth."""
 _UNCERTAIN = 1e-3
-"""Of the spread of the data: where Newton's step is longer, the zero is not located."""
+"""Of the spread of the data: a zero less certain than that is not located."""
 _VANISHING = 1e-6
-"""Of the largest Jacobian and the terms of the velocity in the data: where both are below it, the field has faded out."""
+"""Of the largest Jacobian and the terms of the velocity in the data: where both are below it, the field has faded."""
 
 
 class Outcome(IntEnum):
@@ -66,7 +66,8 @@ class Roots:
     residual
         ``(start,)`` largest component of the velocity, relative to its terms; NaN for what did not converge.
     error
-        ``(start,)`` length of the Newton step that is left: about how far the zero may be from `location`.
+        ``(start,)`` about how far the zero may be from `location`: the length of the Newton step that is left, with
+        rounding.
     held
         ``(start,)`` how many axes are at the floor of a boundary point, where the field points below it.
     """
@@ -130,7 +131,8 @@ def find_roots(
     - each component of the velocity is below `tolerance` times the sum of the absolute values of its terms there, or
       their mean over the data where that is larger,
     - and the same holds with the terms there alone, or Newton's step from there is as good as nothing,
-    - and that step is short beside the spread of the data: the zero is located,
+    - and that step is short beside the spread of the data, also for a velocity that is off by the rounding of its
+      terms: the zero is located,
     - and the field is there: the terms of the velocity and the Jacobian are not both a millionth of those of the data.
 
     The velocity of Gaussian kernels becomes as small as one likes far from all of them. But its terms do so just as
@@ -245,7 +247,7 @@ def _finish(search: ContinuedField, x: Array, outcome: npt.NDArray[np.uint8], to
     def measure(rows: Index, states: Array) -> Here:
         here = search.at(states)
         residual[rows] = search.residuals(here)[0]
-        error[rows] = np.sqrt(np.square(search.last_step(here)).sum(axis=1))
+        error[rows] = search.location_errors(here)
         return here
 
     rows = np.flatnonzero(outcome == Outcome.CONVERGED)

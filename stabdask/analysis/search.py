@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ _LOWEST_LEVEL = 1e-2
 _POLISH = 40
 _SCALE_CELLS = 256
 _SHORT_STEP = 1e-6
+_SHORTENINGS = 20
 _SMALL_TERMS = 1e-3
 _TINY_STEP = 1e-9
 """Of the spread of the data: a step this small is at a zero, whatever the terms of the velocity are there."""
@@ -148,7 +149,8 @@ class ContinuedField:
         width = scales.upper - scales.lower
         self._longest = 0.5 * np.where(width > 0, width, 1.0)
         known = field.fixed_point_bounds(cluster)
-        self._fades = not np.isfinite(np.stack(known)).all()
+        # Expression decays: a field with a floor grows without limit away from it, and does not fade out.
+        self._fades = not self._bounded
         self._open = ~np.isfinite(known[0]), ~np.isfinite(known[1])
 
     def _evaluate(self, x: Array) -> tuple[Linearization, Array, Array]:
@@ -261,6 +263,26 @@ class ContinuedField:
             least = np.full(int(doubtful.sum()), _LEAST_DAMPING)
             step[doubtful] = self.damped_step(here.take(doubtful), least)
         return step
+
+    def location_errors(self, here: Here) -> Array:
+        """Return about how far zeros may be from the states, ``(state,)``.
+
+        That is Newton's step for the velocity there with the rounding of its terms added to it. Where that is long, as
+        at a double zero, it is as much of it as leaves the velocity within rounding.
+        """
+        eps = np.finfo(np.float64).eps
+        velocity = here.velocity + np.copysign(eps * here.scale, here.velocity)
+        step = here.part.solve_jacobian(here.rows, -velocity)
+        step = self.last_step(replace(here, velocity=velocity, step=step))
+        least = self.residuals(here)[0] + 4.0 * eps
+        rows = np.flatnonzero(np.sqrt(np.square(step / self.scales.state).sum(axis=1)) > _SHORT_STEP)
+        for _ in range(_SHORTENINGS):
+            if not len(rows):
+                break
+            sides = [self.residuals(self.at(here.x[rows] + sign * step[rows]))[0] for sign in (1.0, -1.0)]
+            rows = rows[~(np.minimum(*sides) <= least[rows])]
+            step[rows] *= 0.25
+        return np.asarray(np.sqrt(np.square(step).sum(axis=1)))
 
     def polish(self, x: Array) -> Array:
         """Return zeros as exact as rounding lets them be: steps are taken while they halve the residual."""

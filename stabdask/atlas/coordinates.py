@@ -22,6 +22,10 @@ _KEPT_BYTES = 256 * 2**20
 """Coordinates that are read once and kept; larger ones are read again for each pass over them."""
 
 
+_LARGEST = np.float64(1e300)
+"""Beyond it coordinates are as good as infinite: sums of them would be."""
+
+
 class Coordinates:
     """Coordinates of all cells, ``(cell, axis)``, in memory only where they are few.
 
@@ -73,7 +77,7 @@ class Coordinates:
         values = np.empty((len(wanted), self.n_axes), dtype=self._dtype)  # memory is taken where it is filled
         n_taken = 0
         for start, rows in self._strips():
-            good = np.isfinite(rows).all(axis=1)
+            good = (np.abs(rows) <= _LARGEST).all(axis=1)  # NaN is not
             finite[start : start + len(rows)] = good
             if self._kept is not None:
                 continue

@@ -32,8 +32,8 @@ _STEP = (0.3, 0.05)
 _LEFT_OUT = 0.01
 """Share of a presentation's pull, the sum of exp(-rank / range), that is left out: that on nodes of high rank."""
 
-_BATCHES_PER_NODE = 2
-"""A batch is a half as many presentations as there are nodes: most nodes are the nearest of none or one of them."""
+_NODES_PER_SHOWN = 2
+"""Half as many presentations as there are nodes make a batch: most nodes are the nearest of none or one of them."""
 
 _STRIP_ENTRIES = 2**18
 _FEWEST_ROWS = 128
@@ -92,7 +92,7 @@ def topology_nodes(points: Array, n: int, rng: np.random.Generator) -> npt.NDArr
     nodes = scaled.rows[first, : scaled.n_axes].copy()
     n_shown = N_PRESENTATIONS * n
     with single_threaded_blas():
-        for begin in range(0, n_shown, size := max(1, n // _BATCHES_PER_NODE)):
+        for begin in range(0, n_shown, size := max(1, n // _NODES_PER_SHOWN)):
             shown = rng.integers(len(points), size=min(size, n_shown - begin))
             # The middle of the batch stands for it.
             done = (begin + (len(shown) + 1) / 2) / n_shown

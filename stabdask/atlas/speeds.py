@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
-from stabdask.errors import MissingKeyError, near_misses
+from stabdask.errors import InputError, MissingKeyError, near_misses
 from stabdask.fields.base import Array, Field
 from stabdask.kernels.threads import single_threaded_blas
 
@@ -49,7 +49,7 @@ def cell_speeds(cells: xr.Dataset, field: Field, *, missing_cluster: str = "erro
     state = cell_state(cells)
     codes, labels = cluster_codes(cells)
     numbers = np.asarray([*_cluster_numbers(labels, field, missing_cluster), -1])[codes]
-    columns = _columns(cells["gene"].to_numpy(), field) if state.dims[1] == "gene" else None
+    columns = _columns(state, field)
     x = state.data if isinstance(state.data, da.Array) else da.from_array(state.data, chunks=(1024, -1))
     if len(x.chunks[1]) > 1:
         x = x.rechunk({1: -1})
@@ -85,24 +85,33 @@ def _block_speeds(
     return speeds
 
 
-def _columns(genes: npt.NDArray[Any], field: Field) -> Index | None:
-    """Return where the field's genes are among those of the cells, None if they are the same."""
-    names, wanted = [str(gene) for gene in genes], field.genes.tolist()
+def _columns(state: xr.DataArray, field: Field) -> Index | None:
+    """Return where the axes of the field (its genes) are among those of the cells, None if they are the same."""
+    dim = str(state.dims[1])
+    if dim not in state.coords:
+        if state.shape[1] == len(field.axes):
+            return None
+        raise InputError(f"the cells have {state.shape[1]} axes without names; expected {len(field.axes)}")
+    names, wanted = [str(name) for name in state[dim].to_numpy()], field.axes.tolist()
     if names == wanted:
         return None
     where = {name: position for position, name in enumerate(names)}
-    missing = [gene for gene in wanted if gene not in where]
+    missing = [name for name in wanted if name not in where]
     if missing:
-        hint = near_misses(missing[0], names, noun="genes")
-        raise MissingKeyError(
-            f"the atlas lacks {len(missing):,} of the field's {len(wanted):,} genes, such as {missing[0]!r}; {hint}"
+        noun, where_to = (
+            ("genes", "the layer of the fit") if field.obsm is None else ("axes", f"obsm={field.obsm!r}")
         )
-    return np.asarray([where[gene] for gene in wanted], dtype=np.intp)
+        raise MissingKeyError(
+            f"the cells lack {len(missing):,} of the {len(wanted):,} {noun} of the field, such as {missing[0]!r}; "
+            f"{near_misses(missing[0], names, noun=f'names of the {dim}')}. Open the cells with {where_to}"
+        )
+    return np.asarray([where[name] for name in wanted], dtype=np.intp)
 
 
 def _cluster_numbers(labels: Sequence[str], field: Field, missing_cluster: str) -> list[int]:
     """Return the number of the field's cluster for each label of the cells, -1 where cells are left out."""
-    unknown = [label for label in labels if label not in field.clusters]
+    models = [field.model_of(label) for label in labels]
+    unknown = [label for label, model in zip(labels, models, strict=True) if model is None]
     instead = -1
     if unknown and missing_cluster == "error":
         hint = near_misses(unknown[0], field.clusters, noun="clusters of the field")
@@ -116,4 +125,4 @@ def _cluster_numbers(labels: Sequence[str], field: Field, missing_cluster: str) 
             hint = near_misses(str(missing_cluster), choices, noun="choices")
             raise MissingKeyError(f"missing_cluster={missing_cluster!r} is not possible; {hint}")
         instead = field.cluster_number(missing_cluster.removeprefix("W_"))
-    return [field.cluster_number(label) if label in field.clusters else instead for label in labels]
+    return [instead if model is None else field.cluster_number(model) for model in models]

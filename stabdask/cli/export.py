@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from stabdask.cli.common import add_json, add_store, group_labels, parse_elements, print_json
+from stabdask.cli.arguments import parse_elements
+from stabdask.cli.common import add_json, add_store, group_labels, print_json
 from stabdask.errors import UsageError
 
 __all__ = ["add_commands"]

@@ -8,15 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.cli.common import (
-    add_input_arguments,
-    add_json,
-    figure,
-    fit_table,
-    job_inputs,
-    plain_values,
-    print_json,
-)
+from stabdask.cli.arguments import add_input_arguments, open_inputs
+from stabdask.cli.common import add_json, figure, fit_table, plain_values, print_json
 from stabdask.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +65,7 @@ def _fixed_points(options: argparse.Namespace) -> int:
     _check(options)
     from stabdask.runs.fixed_points import fixed_points
 
-    cells, field = job_inputs(options)
+    cells, field = open_inputs(options)
     context: Any = nullcontext()
     if options.workers:
         from stabdask.clusters import local_client

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.cli.common import add_job_arguments, add_json, job_inputs, job_options, print_json
+from stabdask.cli.arguments import add_job_arguments, job_inputs, job_options
+from stabdask.cli.common import add_json, print_json
 from stabdask.errors import UsageError
 
 if TYPE_CHECKING:

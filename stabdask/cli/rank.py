@@ -30,7 +30,7 @@ def add_commands(commands: Any) -> None:
         choices=MODES,
         default="int",
         help="'full reg': regulators of each effector; 'full eff': effectors of each regulator; 'reg', 'eff': by their "
-        "means; 'int': pairs (default); 'switch': pairs that act on each other",
+        "means; 'int': pairs (default); 'switch': pairs that inhibit each other",
     )
     rank.add_argument("--absolute", action="store_true", help="rank by means of absolute values")
     rank.add_argument("--exclude-diagonal", action="store_true", help="leave out what a gene does to itself")
@@ -72,5 +72,7 @@ def _text(label: str, table: pd.DataFrame) -> str:
     rows = [[*map(str, row[:-1]), figure(row[-1])] for row in zip(*columns, strict=True)]
     unit = "1/time^2" if table.attrs["mode"] == "switch" else "1/time"
     what = "mean |J|" if table.attrs["absolute"] else "mean J"
+    if table.attrs["mode"] == "switch":
+        what = "mean J_ij J_ji where both are negative"
     head = f"{label}: {table.attrs['mode']}, {what} over {table.attrs['n_cells']:,} cells ({unit})"
     return head + "\n" + format_table([*names, "value"], rows, n_left=len(names))

@@ -217,6 +217,8 @@ class Linearization(ABC):
             ``(len(cells), axis)``; NaN for a cell whose matrix is singular (with `damping`: not finite). With
             `damping`, an axis outside the core whose eigenvalue is 0 is 0.
         """
+        if not len(cells):
+            return np.zeros(b.shape)
         cores = self.cores(cells)
         n = b.shape[1]
         if cores.shape[1:] != (n, n) or (self.sizes[cells] < n).any():
@@ -319,6 +321,11 @@ class Field(ABC):
     def loadings(self) -> Array | None:
         """``(gene, axis)``: what lifts axes to genes; None where axes are genes, or are lifted to none."""
         return None
+
+    @property
+    def space(self) -> str:
+        """What the field is over, in words."""
+        return f"{self.n_genes:,} genes, of which {len(self.regulator_index):,} regulate"
 
     def why_not(self, quantity: str) -> str | None:
         """Return why the field has no such quantity, for a message, or None if it has it."""

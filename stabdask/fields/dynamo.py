@@ -188,6 +188,9 @@ class _Reader:
         if "X" not in self.source.keys("uns", self.key) or key not in self.source.keys("obsm"):
             return
         fitted, now = self.source.stored("uns", self.key, "X"), self.source.stored("obsm", key)
+        for dense in ("to_numpy", "toarray"):  # of a table of pandas, of a sparse matrix
+            if hasattr(now, dense):
+                now = getattr(now, dense)()
         if len(getattr(fitted, "shape", ())) != 2 or len(getattr(now, "shape", ())) != 2:
             return
         if fitted.shape[0] != now.shape[0]:

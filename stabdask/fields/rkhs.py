@@ -188,6 +188,15 @@ class RKHSField(Field):
         return self._loadings
 
     @property
+    def space(self) -> str:
+        """What the field is over, in words."""
+        d = self.largest_core
+        if self.basis is None:
+            return f"{d:,} genes"
+        lifted = "" if self._loadings is None else f", lifted to {self.n_genes:,} genes"
+        return f"{d:,} axes of {self.basis}{lifted}"
+
+    @property
     def largest_core(self) -> int:
         """Number of axes."""
         return int(self.centers.shape[1])

@@ -64,7 +64,7 @@ def solve_damped(matrices: Array, b: Array, damping: Array, weights: Array | Non
     """Minimize ``|w o (A x - b)|^2 + damping |D x|^2`` for each matrix of a batch (Levenberg 1944, Marquardt 1963).
 
     D holds the norms of the columns of ``diag(w) A``, so that the units of x do not matter. Solved as the augmented
-    system ``[[a I, A], [A^T, -a I]]`` with a^2 the damping, whose condition is not the square of that of A (Bjorck 1996).
+    system ``[[a I, A], [A^T, -a I]]`` with a^2 the damping, whose condition is not that of A squared (Bjorck 1996).
 
     Parameters
     ----------

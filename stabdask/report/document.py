@@ -117,6 +117,8 @@ def write_report(
         sections.append(Section("embedding", "Embedding", embedding_figures(ds, basis)))
     if "driver_cells" in ds:
         sections.append(Section("drivers", "Drivers", "".join(_drivers(ds))))
+    if "jacobian_mean" in ds:
+        sections.append(Section("interactions", "Interactions", "".join(_interactions(ds))))
     sections += [
         Section("accuracy", "Accuracy", _accuracy(ds, totals)),
         Section("run", "What was run", _run(spec, field, totals)),
@@ -153,7 +155,7 @@ def _glance(ds: xr.Dataset, spec: RunSpec, field: Field, totals: Totals) -> str:
     failed = count_failed(totals.status_counts)
     items = [
         ("cells", f"{spec.n_cells:,}"),
-        _space(spec, field),
+        ("space", field.space),
         ("clusters", f"{len(spec.labels):,}"),
         ("largest core", f"{field.largest_core:,}"),
     ]
@@ -175,18 +177,12 @@ def _glance(ds: xr.Dataset, spec: RunSpec, field: Field, totals: Totals) -> str:
     parts.append(
         paragraph(
             "Most cells are not at a fixed point of the fitted field. Eigenvalues tell what becomes of small "
-            "displacements "
-            "over times in which the cell itself moves little: read them beside the speed |v(x)|."
+            "displacements over times in which the cell itself moves little: read them beside the speed |v(x)|. At a "
+            "fixed point they tell it for good: 'stabdask fixed-points' finds those of the field, with their spectra "
+            "and types."
         )
     )
     return "".join(parts)
-
-
-def _space(spec: RunSpec, field: Field) -> tuple[str, str]:
-    if not field.whole_cores:
-        return "genes", f"{spec.n_genes:,}, of which {len(field.regulator_index):,} regulate"
-    lifted = "" if field.loadings is None else f", lifted to {spec.n_genes:,} genes"
-    return "axes", f"{len(field.axes):,}{lifted}"
 
 
 def _clusters(ds: xr.Dataset) -> str:
@@ -258,6 +254,30 @@ def _drivers_of(ds: xr.Dataset, label: str) -> Iterator[str]:
         yield table(header, rows, caption=f"Edges of {label} by sensitivity, mean over {count:,} cells")
     else:
         yield "".join(driver_figures(ds, label))
+
+
+def _interactions(ds: xr.Dataset) -> Iterator[str]:
+    from stabdask.analysis.rankings import rank_elements
+
+    yield paragraph(
+        "Elements of the mean Jacobian between the chosen genes, d(dx_effector/dt)/dx_regulator: positive activates, "
+        "negative inhibits, at the expression of the cells of a cluster. By the mean of absolute values, in which "
+        "cells of opposite sign do not cancel."
+    )
+    labels = [str(label) for label in ds["cluster"].to_numpy()]
+    for label in labels[:_MOST_CLUSTERS]:
+        sizes = rank_elements(ds, label, mode="int", absolute=True, exclude_diagonal=True, top=_TOP)
+        means = rank_elements(ds, label, mode="int").set_index(["effector", "regulator"])["value"]
+        rows = [
+            [f"{regulator} {'⊣' if means[effector, regulator] < 0 else '→'} {effector}", _number(size),
+             _number(float(means[effector, regulator]))]
+            for effector, regulator, size in zip(sizes["effector"], sizes["regulator"], sizes["value"], strict=True)
+        ]  # fmt: skip
+        yield table(
+            ["pair", "mean |J|", "mean J"],
+            rows,
+            caption=f"{label}: mean over {sizes.attrs['n_cells']:,} cells, 1/time",
+        )
 
 
 def _accuracy(ds: xr.Dataset, totals: Totals) -> str:

@@ -31,9 +31,12 @@ def stability_figures(ds: xr.Dataset) -> Iterator[str]:
             pl.spectra(ds),
             caption="Eigenvalues of the Jacobians in the complex plane, by cluster. Right of the dashed line modes "
             "grow, "
-            "left of it they decay; off the horizontal they oscillate. Genes outside the cores add the real values "
-            "-gamma "
-            "in the strip above each plane.",
+            "left of it they decay; off the horizontal they oscillate."
+            + (
+                " Genes outside the cores add the real values -gamma in the strip above each plane."
+                if "degradation" in ds
+                else ""
+            ),
             alt="Eigenvalue spectra by cluster",
         )
     wanted = [name for name in ("unstable_count", "trace", "rotational_norm", "speed") if name in ds]
@@ -48,6 +51,7 @@ def stability_figures(ds: xr.Dataset) -> Iterator[str]:
         ("spectral_abscissa", "The largest real part in each cell: above zero some small displacement grows."),
         ("reactivity", "The fastest growth that any displacement has at first: above zero beside a negative spectral "
          "abscissa, displacements grow before they decay."),
+        ("curvature_norm", "How sharply the flow turns in each cell: one over the radius of its path."),
     ):  # fmt: skip
         if name in ds:
             drawing = pl.violin(ds, name).figure

@@ -32,13 +32,8 @@ _REFERENCES = {
 def methods_text(spec: RunSpec, field: Field, version: str) -> str:
     """Return what was done, for a run of this field."""
     options = spec.options
-    space = (
-        f"on {len(field.axes):,} axes"
-        if field.whole_cores
-        else f"and {spec.n_genes:,} genes, of which {len(field.regulator_index):,} regulate"
-    )
     parts = [
-        f"Local stability was computed with stabdask {version} for {spec.n_cells:,} cells {space}.",
+        f"Local stability was computed with stabdask {version} for {spec.n_cells:,} cells over {field.space}.",
         _field_text(field),
         "Eigenvalues are those of the Jacobian J[i, j] = d(dx_i/dt)/dx_j at each cell (row i the "
         "effector, column j the regulator). A mode with a positive real part grows, one with a negative real part "

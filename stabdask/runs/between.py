@@ -76,7 +76,7 @@ def _add(
     regulators: Index,
     out: Arrays,
 ) -> None:
-    """Add elements, their sizes and the products of mutual ones to the sums of each label."""
+    """Add elements, their sizes and the products of mutual inhibition to the sums of each label."""
     mutual: tuple[tuple[Index, Index], tuple[Index, Index]] | None = None
     if "switch_sum" in out:
         both = np.intersect1d(effectors, regulators)
@@ -92,6 +92,6 @@ def _add(
         out["jacobian_abs_sum"][0, label] += np.abs(own).sum(axis=0)
         if mutual is not None:
             there, (rows, columns) = mutual
-            products = own[:, there[0], there[1]] * own[:, rows, columns].transpose(0, 2, 1)
-            out["switch_sum"][0, label][there] += products.sum(axis=0)
-            out["switch_abs_sum"][0, label][there] += np.abs(products).sum(axis=0)
+            one, other = own[:, there[0], there[1]], own[:, rows, columns].transpose(0, 2, 1)
+            # Products of what is negative both ways.
+            out["switch_sum"][0, label][there] += (np.minimum(one, 0.0) * np.minimum(other, 0.0)).sum(axis=0)

@@ -66,7 +66,7 @@ FIXED_POINT_ATTRS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     ),
     "location_error": (
         _POINT, "expression", "error of the location",
-        "Length of the Newton step that is left: about how far the zero may be from the location.",
+        "Length of the Newton step that is left, with rounding: about how far the zero may be from the location.",
     ),
     "near_switch": (
         _POINT, "1", "at a switch of an activation",

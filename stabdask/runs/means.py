@@ -89,7 +89,7 @@ def _block_means(ds: xr.Dataset) -> dict[str, Any]:
     out: dict[str, Any] = {"jacobian_cells": count}
     effectors, regulators = ds["block_effector"], ds["block_regulator"]
     mutual = effectors.isin(regulators.to_numpy()) & regulators.isin(effectors.to_numpy())
-    for name in ("jacobian", "jacobian_abs", "switch", "switch_abs"):
+    for name in ("jacobian", "jacobian_abs", "switch"):
         if f"{name}_sum" in ds:
             mean = _mean(ds, f"{name}_sum", computed, count, counted_by="jacobian_cells")
             out[f"{name}_mean"] = mean.where(mutual) if name.startswith("switch") else mean

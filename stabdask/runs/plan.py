@@ -67,6 +67,8 @@ class Plan:
         Estimated wall time, from solving a few cells of this atlas now.
     backend
         Eigensolver backend.
+    space
+        What the field is over, in words.
     block_bytes
         Of the results, bytes of each quantity between chosen effectors and regulators.
     """
@@ -89,6 +91,7 @@ class Plan:
     n_files: int
     seconds: float
     backend: str
+    space: str = ""
     block_bytes: dict[str, int] = dataclass_field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,8 +107,8 @@ class Plan:
         ]
         return "\n".join(
             (
-                f"cells        {self.n_cells:,} x {self.n_genes:,} genes, {self.n_regulators:,} regulators, "
-                f"cores up to {self.largest_core} x {self.largest_core} ({self.backend})",
+                f"cells        {self.n_cells:,} x {self.space}, cores up to {self.largest_core} x "
+                f"{self.largest_core} ({self.backend})",
                 f"partitions   {self.n_partitions:,} of {self.partition_cells:,} cells, in blocks of "
                 f"{self.block_cells:,}",
                 f"workers      {self.n_workers}{gpus}, at most {format_bytes(self.worker_peak_bytes)} each",
@@ -240,6 +243,7 @@ def plan_job(
         + len(spec.options.variables()) * _SIZED_FILES,
         seconds=_seconds(job, max(1, wanted), on_gpu=n_gpus > 0) if timed else math.nan,
         backend=spec.options.backend,
+        space=field.space,
         block_bytes=block_bytes(field, spec.options, spec.n_cells),
     )
 

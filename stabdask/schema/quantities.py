@@ -58,7 +58,7 @@ AXIS_SENSITIVITY_MEANS = ("driver_cells", "leading_cells", "axis_sensitivity_sum
 VECTOR_QUANTITIES: tuple[str, ...] = ("velocity", "acceleration", "curvature", "curl")
 """What may be asked for that has a component along each axis."""
 
-SWITCH_MEANS = ("switch_sum", "switch_abs_sum")
+SWITCH_MEANS = ("switch_sum",)
 
 BLOCK_QUANTITIES: dict[str, tuple[str, ...]] = {
     "jacobian": ("jacobian",),

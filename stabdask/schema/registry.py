@@ -193,14 +193,9 @@ _REGISTRY: tuple[Variable, ...] = (
         "closed form", on_request=True,
     ),
     Variable(
-        "switch_sum", (*_PARTS, *_BLOCK), "float", "1/time^2", "sum of products of mutual elements",
-        "Sum of J[i, j] J[j, i] over those cells, where both genes are effectors and regulators: positive for mutual "
-        "activation and for mutual inhibition, as in a toggle switch.",
-        "closed form", _QIU, on_request=True,
-    ),
-    Variable(
-        "switch_abs_sum", (*_PARTS, *_BLOCK), "float", "1/time^2", "sum of absolute products of mutual elements",
-        "Sum of |J[i, j] J[j, i]| over those cells.",
+        "switch_sum", (*_PARTS, *_BLOCK), "float", "1/time^2", "sum of products of mutual inhibition",
+        "Sum over those cells of J[i, j] J[j, i] where both are negative, else 0, of genes that are both effectors and "
+        "regulators: large where two genes inhibit each other, as in a toggle switch.",
         "closed form", _QIU, on_request=True,
     ),
     Variable(

@@ -65,6 +65,7 @@ def test_the_zeros_of_one_gene_are_those_of_bisection() -> None:
     assert set(distance.argmin(axis=1)) == {0, 1, 2}
     assert (roots.residual < 1e-15).all()
     assert (roots.error < 1e-14).all()
+    assert (roots.error > 0.0).all()
 
 
 def test_thirty_dimensions() -> None:
@@ -150,11 +151,17 @@ def test_a_small_velocity_far_out_is_no_zero_even_where_data_is() -> None:
 @pytest.mark.parametrize("gap", [1e-2, 1e-5, 1e-8, 1e-13])
 def test_a_near_miss_is_no_zero(gap: float) -> None:
     def formula(x: Array) -> tuple[Array, Array, Array]:
-        square = x**2 + gap
-        return square, square, 2.0 * x[:, :, None]
+        square = x[:, 0] ** 2 + gap
+        jacobian = np.zeros((len(x), 2, 2))
+        jacobian[:, 0, 0], jacobian[:, 1, 1] = 2.0 * x[:, 0], -1.0
+        return (
+            np.stack([square, 1.0 - x[:, 1]], axis=1),
+            np.stack([square, 1.0 + np.abs(x[:, 1])], axis=1),
+            jacobian,
+        )
 
-    starts = np.random.default_rng(0).normal(size=(60, 1))
-    assert not (search(SmoothField(1, formula), starts).outcome == Outcome.CONVERGED).any()
+    starts = np.random.default_rng(0).normal(size=(60, 2))
+    assert not (search(SmoothField(2, formula), starts).outcome == Outcome.CONVERGED).any()
 
 
 def test_a_double_zero_is_located() -> None:
@@ -165,6 +172,15 @@ def test_a_double_zero_is_located() -> None:
     good = roots.outcome == Outcome.CONVERGED
     assert good.any()
     assert (np.abs(roots.location[good] - 0.3) < 1e-5).all()
+
+
+def test_a_zero_that_rounding_smears_out_is_not_located() -> None:
+    # x^8 beside 1 is nothing from 0.01 on: anywhere there the velocity is 0.
+    def formula(x: Array) -> tuple[Array, Array, Array]:
+        return (1.0 + x**8) - 1.0, 2.0 + x**8, 8.0 * x[:, :, None] ** 7
+
+    roots = search(SmoothField(1, formula), np.random.default_rng(0).normal(size=(30, 1)))
+    assert not (roots.outcome == Outcome.CONVERGED).any()
 
 
 @pytest.mark.parametrize("n_starts", [1, 30])
@@ -219,6 +235,21 @@ def test_a_zero_in_the_corner_is_one() -> None:
     assert len(np.unique(nearest.argmin(axis=2), axis=0)) == 9
 
 
+def test_rounding_below_zero_is_no_boundary() -> None:
+    # B settles at 1; A at 0, but for -5e-16.
+    field = sd.HopfieldField.from_arrays(
+        ["A", "B"],
+        W=[[0.0, -0.6 - 1e-15], [0.0, 0.0]],
+        gamma=1.0,
+        bias=[0.3, 1.0],
+        threshold=1.0,
+        exponent=2.0,
+    )
+    roots = search(field, np.random.default_rng(0).uniform(0.0, 3.0, (20, 2)))
+    assert (roots.outcome == Outcome.CONVERGED).all()
+    np.testing.assert_array_equal(roots.location, np.tile([0.0, 1.0], (20, 1)))
+
+
 def test_starts_that_are_not_finite_stay_out() -> None:
     field = one_gene(W=[[2.0]], bias=0.05)
     starts = np.array([[np.nan], [1.0], [np.inf]])
@@ -258,7 +289,7 @@ def test_smooth_activations_always_have_a_zero_or_one_on_the_boundary() -> None:
 @given(st.integers(1, 50), st.integers(0, 3))
 @settings(max_examples=15, deadline=None)
 def test_batches_and_order_make_no_difference(batch: int, seed: int) -> None:
-    field, places, _ = double_well(6, seed)
+    field = double_well(6, seed)[0]
     rng = np.random.default_rng(seed)
     starts = rng.normal(size=(60, 6))
     scales = search_scales(field, 0, starts)

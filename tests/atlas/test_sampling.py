@@ -218,7 +218,7 @@ def test_options_that_make_no_sense() -> None:
         sd.sample(cells, 3, basis="X_umap")
     with pytest.raises(MissingKeyError, match=r"no embedding 'X_unap'; did you mean 'X_umap'\?"):
         sd.sample(cells, 3, method="trn", basis="X_unap")
-    with pytest.raises(MissingKeyError, match="neither 'expression' nor 'state'"):
+    with pytest.raises(MissingKeyError, match="neither 'expression' nor 'coordinates'"):
         sd.sample(cells.drop_vars("expression"), 3)
     taken = cells.assign_coords(atlas_position=("cell", np.arange(20.0)))
     with pytest.raises(UsageError, match="have 'atlas_position' already"):
@@ -423,8 +423,27 @@ def test_speeds_are_norms_of_velocities() -> None:
     again = cell_speeds(sd.open_cells(more, cluster_key="kind"), drawn.field)
     np.testing.assert_allclose(again, speeds, rtol=1e-12)
     del more
-    with pytest.raises(MissingKeyError, match=r"lacks 1 of the field's 9 genes, such as 'gene0'"):
+    with pytest.raises(MissingKeyError, match=r"lack 1 of the 9 genes of the field, such as 'gene0'"):
         cell_speeds(sd.open_cells(adata[:, :-1].copy(), cluster_key="kind"), drawn.field)
+
+
+def test_speeds_in_a_field_over_an_embedding() -> None:
+    rng = np.random.default_rng(0)
+    x, centers, weights = rng.normal(size=(40, 3)), rng.normal(size=(6, 3)), rng.normal(size=(6, 3))
+    field = sd.RKHSField(centers, weights, 0.3, basis="pca")
+    obs = pd.DataFrame({"kind": ["a", "b"] * 20}, index=[f"c{i}" for i in range(40)])
+    adata = anndata.AnnData(np.ones((40, 4)), obs=obs, obsm={"X_pca": x})
+    cells = sd.open_cells(adata, obsm="X_pca", cluster_key="kind", block_cells=7)
+    expected = np.linalg.norm(np.exp(-0.3 * cdist(x, centers) ** 2) @ weights, axis=1)
+    np.testing.assert_allclose(cell_speeds(cells, field), expected, rtol=1e-12)
+    some = sd.sample(cells, 10, method="velocity", field=field)
+    assert some["coordinates"].shape == (10, 3)
+    nameless = cells.drop_vars("axis")
+    np.testing.assert_allclose(cell_speeds(nameless, field), expected, rtol=1e-12)
+    with pytest.raises(InputError, match="2 axes without names; expected 3"):
+        cell_speeds(nameless.isel(axis=[0, 1]), field)
+    with pytest.raises(MissingKeyError, match=r"lack 3 of the 3 axes .* Open the cells with obsm='X_pca'"):
+        sd.sample(sd.open_cells(adata), 10, method="velocity", field=field)
 
 
 def test_fast_cells_are_drawn_more_often() -> None:
@@ -524,7 +543,7 @@ def test_cells_without_a_label_are_in_no_stratum() -> None:
 def test_batches_of_one_are_the_algorithm_itself(
     monkeypatch: pytest.MonkeyPatch, n: int, n_axes: int
 ) -> None:
-    monkeypatch.setattr(neural_gas, "_BATCHES_PER_NODE", 1000)
+    monkeypatch.setattr(neural_gas, "_NODES_PER_SHOWN", 1000)
     monkeypatch.setattr(neural_gas, "_LEFT_OUT", 1e-12)
     x = mixture(60, n_axes)[0] + 5.0
     nodes = topology_nodes(x, n, np.random.default_rng(3))
@@ -635,7 +654,7 @@ def test_far_clusters_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("method", PLACED)
-@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e290])
 def test_units_and_origin_do_not_matter(method: Any, scale: float) -> None:
     x = np.round(mixture(200, 2)[0] * 64) / 64
     plain = positions(sd.sample(atlas(x), 20, method=method))
@@ -652,6 +671,12 @@ def test_an_outlier_beyond_all_numbers(method: Any) -> None:
     x[51] = 1e-320
     some = sd.sample(atlas(x), 99, method=method)
     assert len(set(positions(some))) == 99
+    x[52] = np.finfo(np.float64).max
+    with pytest.warns(
+        StabdaskWarning, match="1 of 100 cells have coordinates in 'expression' that are not finite"
+    ):
+        some = sd.sample(atlas(x), 98, method=method)
+    assert 52 not in positions(some)
 
 
 @pytest.mark.parametrize("method", PLACED)
@@ -721,12 +746,12 @@ def test_distances_in_an_embedding(method: Any) -> None:
 def test_a_state_over_axes(method: Any) -> None:
     x = mixture(120, 4)[0]
     cells = xr.Dataset(
-        {"state": (("cell", "axis"), da.from_array(x, chunks=(50, 4)))},
+        {"coordinates": (("cell", "axis"), da.from_array(x, chunks=(50, 4)))},
         coords={"cell": [f"c{i}" for i in range(120)], "cluster": ("cell", ["all"] * 120)},
     )
     some = sd.sample(cells, 12, method=method)
     assert positions(some) == positions(sd.sample(atlas(x), 12, method=method))
-    np.testing.assert_array_equal(some["state"].values, x[positions(some)])
+    np.testing.assert_array_equal(some["coordinates"].values, x[positions(some)])
 
 
 def test_coordinates_that_are_none() -> None:

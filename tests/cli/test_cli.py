@@ -14,7 +14,7 @@ import pytest
 from small_atlas import Small
 
 import stabdask as sd
-from stabdask.cli.common import parse_elements
+from stabdask.cli.arguments import parse_elements
 from stabdask.cli.main import main
 from stabdask.errors import StabdaskError, UsageError
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import anndata
 import numpy as np
 import pytest
 from compat.dynamo_fits import DynamoFit, Flow, apart, dynamo_fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import fsolve
 
+import stabdask as sd
 from stabdask.compat import dynamo as dyn
 from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError
 
@@ -194,6 +197,24 @@ def test_curl_and_torsion_are_of_few_axes() -> None:
     for name in ("acceleration", "curvature", "curl", "torsion"):
         with pytest.raises(UsageError, match=f"{name} has no option 'core'; did you mean 'cores'"):
             getattr(dyn.vf, name)(fit.adata, basis="pca", core=3)
+
+
+# --- fixed points -------------------------------------------------------------------------------------------
+
+
+def test_where_a_solver_stalls_is_no_fixed_point() -> None:
+    """Dynamo takes what its solver ends at, and types it by the solver's approximate Jacobian."""
+    centers, coefficients, beta = np.array([[-1.5], [1.5]]), np.ones((2, 1)), 0.5
+    cells = np.linspace(-1.0, 1.0, 41)[:, None]
+    adata = anndata.AnnData(obsm={"X_umap": cells})
+    adata.uns["VecFld_umap"] = {"X": cells, "X_ctrl": centers, "C": coefficients, "beta": beta}
+    field = sd.RKHSField.from_anndata(adata, basis="umap")
+    assert (field.velocity(cells) > 0.6).all()
+    end, _, outcome, _ = fsolve(lambda x: field.velocity(x[None])[0], [0.5], full_output=True)
+    assert outcome != 1, "the case must be one in which a solver stalls"
+    assert abs(end[0]) < 1, "among the cells"
+    found = sd.fixed_points(field, sd.open_cells(adata, obsm="X_umap"))
+    assert found.sizes["fixed_point"] == 0
 
 
 # --- sensitivities ------------------------------------------------------------------------------------------

@@ -12,11 +12,13 @@ from typing import Any
 
 import anndata
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from compat.dynamo_fits import Flow, apart, dynamo_fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 import stabdask as sd
 from stabdask.compat import dynamo as dyn
@@ -297,6 +299,41 @@ def test_what_is_said_is_said_once_and_of_the_line_that_called() -> None:
     assert "not orthonormal" in texts[0]
     assert "fitted to 25 cells" in texts[1]
     assert {warning.filename for warning in said} == {__file__}
+
+
+def test_embeddings_may_be_tables_or_sparse() -> None:
+    fit = dynamo_fit()
+    expected = dyn.vf.jacobian(fit.adata, store_in_adata=False)["jacobian"]
+    x = fit.adata.obsm["X_pca"]
+    for made in (pd.DataFrame(x, index=fit.adata.obs_names), sparse.csr_array(x)):
+        fit.adata.obsm["X_pca"] = made
+        found = dyn.vf.jacobian(fit.adata, store_in_adata=False)["jacobian"]
+        np.testing.assert_array_equal(found, expected)
+    fit.adata.obsm["X_pca"] = pd.DataFrame({"a": ["b"] * 25}, index=fit.adata.obs_names)
+    with pytest.raises(InputError, match="holds no numbers"):
+        dyn.vf.jacobian(fit.adata, vector_field_class=Flow(lambda x: x))
+
+
+def test_views_and_files_on_disk(tmp_path: Path) -> None:
+    fit = dynamo_fit()
+    expected = dyn.vf.jacobian(fit.adata, fit.genes[:2], store_in_adata=False)
+    fit.adata.write_h5ad(tmp_path / "a.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    dyn.vf.jacobian(backed, fit.genes[:2])
+    np.testing.assert_array_equal(backed.uns["jacobian_pca"]["jacobian_gene"], expected["jacobian_gene"])
+    view = fit.adata[[4, 2]]
+    with pytest.warns(StabdaskWarning, match="2 x 4"):
+        found = dyn.vf.jacobian(view, fit.genes[:2], store_in_adata=False)
+    assert view.is_view
+    np.testing.assert_allclose(found["jacobian"], expected["jacobian"][:, :, [4, 2]], rtol=1e-12)
+
+
+def test_no_cells() -> None:
+    fit = dynamo_fit()
+    with pytest.warns(StabdaskWarning):
+        found = dyn.vf.jacobian(fit.adata[[]].copy(), fit.genes[:2], store_in_adata=False)
+    assert found["jacobian"].shape == (4, 4, 0)
+    assert found["jacobian_gene"].shape == (2, 2, 0)
 
 
 def test_cells_as_at_the_fit_say_nothing() -> None:

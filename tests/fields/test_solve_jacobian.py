@@ -1,4 +1,4 @@
-"""Linear systems in Jacobians, velocities with the size of their terms, and bounds of fixed points, against dense NumPy."""
+"""Linear systems in Jacobians, velocities and the size of their terms, bounds of fixed points: against dense NumPy."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ def test_whole_cores_of_another_field() -> None:
     J = field.jacobian(x)
     rows = np.array([0, 3])
     np.testing.assert_allclose(np.einsum("cij,cj->ci", J, part.solve_jacobian(np.arange(5), b)), b, rtol=1e-9)
+    assert part.solve_jacobian(rows[:0], b[:0]).shape == (0, 3)
     shift = np.array([2.0, -3.0])
     found = part.solve_jacobian(rows, b[rows], shift=shift)
     shifted = J[rows] - shift[:, None, None] * np.eye(3)

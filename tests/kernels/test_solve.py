@@ -62,5 +62,5 @@ def test_damped_solves_what_is_singular() -> None:
     x = solve_damped(A, b, np.full(3, 1e-12))
     np.testing.assert_allclose(x, [[1.0, 1.0], [0.0, 2.0], [0.0, 0.0]], atol=1e-9)
     # Without a solution: the best there is.
-    best = solve_damped(A, b + [[1.0, -1.0], [5.0, 0.0], [1.0, 1.0]], np.full(3, 1e-8))
+    best = solve_damped(A, b + np.array([[1.0, -1.0], [5.0, 0.0], [1.0, 1.0]]), np.full(3, 1e-8))
     np.testing.assert_allclose(best, x, atol=1e-6)

@@ -197,6 +197,8 @@ def test_rankings_refuse_what_they_cannot_rank() -> None:
         sd.rank_elements(ds, "A", mode="best")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="no gene is both effector and regulator"):
         sd.rank_elements(ds, "A", mode="switch")
+    with pytest.raises(UsageError, match="absolute=True leaves none"):
+        sd.rank_elements(ds, "A", mode="switch", absolute=True)
     with pytest.raises(MissingKeyError, match="no cluster 'C'"):
         sd.rank_elements(ds, "C")
     with pytest.raises(UsageError, match="top=0"):

@@ -84,7 +84,7 @@ def test_what_a_result_holds() -> None:
     assert one["abscissa"].tolist() == [float(fps["abscissa"][1])]
     clash = fps.assign_coords(axis=["type", "B"])
     assert sd.fixed_point_table(clash).columns.tolist()[-2:] == ["location:type", "B"]
-    with pytest.raises(MissingKeyError, match="expected a Dataset from stabdask.fixed_points"):
+    with pytest.raises(MissingKeyError, match=r"expected a Dataset from stabdask\.fixed_points"):
         sd.fixed_point_table(xr.Dataset())
 
 
@@ -309,7 +309,7 @@ def test_cells_in_the_state_of_an_embedding() -> None:
     field = kernel_field(rng.normal(size=(20, 2)) * 2, rng.normal(size=(20, 2)), 0.5)
     x = rng.uniform(-4, 4, (200, 2))
     coords = {"axis": field.axes, "cluster": ("cell", np.array(["a", "b"] * 100, dtype=object))}
-    cells = xr.Dataset({"state": (("cell", "axis"), x)}, coords=coords)
+    cells = xr.Dataset({"coordinates": (("cell", "axis"), x)}, coords=coords)
     fps = sd.fixed_points(field, cells)
     assert fps.sizes["fixed_point"]
     alike = sd.fixed_points(field, cells.chunk({"cell": 33}))
@@ -383,14 +383,14 @@ def test_what_is_no_field_and_no_cells() -> None:
         sd.fixed_points("model.zarr", starts=[[1.0, 2.0]])  # type: ignore[arg-type]
     with pytest.raises(MissingKeyError, match="open_cells"):
         sd.fixed_points(toggle(), xr.Dataset())
-    with pytest.raises(MissingKeyError, match="neither 'expression' nor 'state'"):
+    with pytest.raises(MissingKeyError, match="neither 'expression' nor 'coordinates'"):
         sd.fixed_points(toggle(), xr.Dataset(coords={"cluster": ("cell", ["all"])}))
     with pytest.raises(UsageError, match="n_starts=0 and no starts"):
         sd.fixed_points(toggle(), atlas(uniform(3)), n_starts=0)
     with pytest.raises(InputError, match="'cell2' is -1"):
         sd.fixed_points(toggle(), atlas(np.array([[1.0, 2.0], [1, 1], [1, -1]])))
     nameless = xr.Dataset(
-        {"state": (("cell", "axis"), np.ones((4, 3)))}, coords={"cluster": ("cell", ["all"] * 4)}
+        {"coordinates": (("cell", "axis"), np.ones((4, 3)))}, coords={"cluster": ("cell", ["all"] * 4)}
     )
     with pytest.raises(InputError, match="3 axes without names; expected 2"):
         sd.fixed_points(toggle(), nameless)

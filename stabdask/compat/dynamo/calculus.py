@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["acceleration", "curl", "curvature", "divergence", "speed", "torsion"]
 
+_LAYER_CELLS = 4096
+
 
 def speed(
     adata: AnnData,
@@ -324,5 +326,7 @@ def _keep_vectors(adata: AnnData, fit: Fit, name: str, basis: str | None, vector
         return
     columns = positions(fit.genes.tolist(), np.asarray([str(gene) for gene in adata.var_names]))
     layer = np.full(adata.shape, np.nan)
-    layer[:, columns] = vectors if fit.loadings is None else vectors @ fit.loadings.T
+    for first in range(0, len(vectors), _LAYER_CELLS):
+        rows = slice(first, first + _LAYER_CELLS)
+        layer[rows, columns] = vectors[rows] if fit.loadings is None else vectors[rows] @ fit.loadings.T
     adata.layers[name] = layer

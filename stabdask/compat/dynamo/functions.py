@@ -34,6 +34,10 @@ class GivenFunction:
     velocity: Callable[[Array], Array]
     jacobian: Callable[[Array], Array]
 
+    def values(self, x: Array) -> Array:
+        """Return v(x)."""
+        return self.velocity(x)
+
     def curvatures(self, x: Array, direction: Array) -> Array:
         """Return d^2 v(x + s u) / ds^2 at s = 0, by central differences of the Jacobian."""
         length = np.sqrt((direction**2).sum(axis=1, keepdims=True))
@@ -49,17 +53,14 @@ class GivenLinearization(RKHSLinearization):
 
     def __init__(self, function: GivenFunction, x: Array, loadings: Array | None) -> None:
         """Linearize `function` at `x` ``(cell, axis)``; `loadings` are ``(gene, axis)``."""
-        # All that is asked of it there but what is overridden here is the second derivative along a direction.
+        # With Jacobians from here, values and second derivatives along a direction are all that is asked of it there.
         super().__init__(cast("GaussianSum", function), x, loadings)
         self._given = function
 
     @cached_property
-    def _jacobians(self) -> Array:
+    def jacobians(self) -> Array:
+        """Jacobians over the axes, ``(cell, axis, axis)``."""
         return self._given.jacobian(self._x)
-
-    @cached_property
-    def _velocities(self) -> Array:
-        return self._given.velocity(self._x)
 
 
 def function_of(given: Any, method: str) -> GivenFunction:
