@@ -162,10 +162,17 @@ class GaussianSum:
         out -= (2.0 * self.beta * values)[:, :, None] * points[:, None, :]
 
     def _point_by_point(self, points: XArray, kernel: XArray, out: XArray) -> None:
-        transposed = self._coefficients.T
-        for number in range(len(points)):
-            weighted = transposed * kernel[number]
-            self._xp.matmul(weighted, points[number] - self._centers, out=out[number])
+        """Multiply, for each point, the weighted coefficients by its distances: on a GPU for some points at a time."""
+        xp, transposed = self._xp, self._coefficients.T
+        if xp is np:
+            for number in range(len(points)):
+                np.matmul(transposed * kernel[number], points[number] - self._centers, out=out[number])
+        else:
+            step = max(1, _DEVICE_BYTES // (2 * self.dtype.itemsize * self.n_centers * self.n_axes))
+            for first in range(0, len(points), step):
+                rows = slice(first, first + step)
+                away = points[rows][:, None, :] - self._centers[None, :, :]
+                out[rows] = xp.matmul(transposed[None, :, :] * kernel[rows][:, None, :], away)
         out *= -2.0 * self.beta
 
     @cached_property
