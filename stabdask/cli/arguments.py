@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from stabdask.fields.base import Field
 
 __all__ = [
+    "add_field_arguments",
     "add_input_arguments",
     "add_job_arguments",
+    "chosen_field",
     "job_inputs",
     "job_options",
     "open_inputs",
@@ -44,8 +46,53 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> Any:
     data.add_argument(
         "--cluster-key", help="column of obs with cluster labels (one cluster 'all' if not given)"
     )
+    add_field_arguments(parser)
     parser.set_defaults(obs="", embedding="")
     return data
+
+
+def add_field_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which field to read where an AnnData holds several, or does not tell all of one."""
+    which = parser.add_argument_group("which field of an AnnData")
+    which.add_argument(
+        "--kind", choices=("hopfield", "rkhs"), help="where it holds fits of both scHopfield and dynamo"
+    )
+    which.add_argument(
+        "--basis", help="embedding of dynamo's field (pca); 'genes' for a field fitted to genes directly"
+    )
+    which.add_argument(
+        "--loadings", metavar="KEY", help="loadings of its axes in uns or varm (PCs); 'none' for none"
+    )
+    which.add_argument(
+        "--gene-names",
+        metavar="FILE",
+        help="genes of the rows of the loadings (of the axes of a field over genes), one a line",
+    )
+
+
+def chosen_field(options: argparse.Namespace) -> Field:
+    """Read the field that the arguments name."""
+    from stabdask.fields.reading import read_field
+
+    given: dict[str, Any] = {}
+    if options.basis is not None:
+        given["basis"] = None if options.basis == "genes" else options.basis
+    if options.loadings is not None:
+        given["Qkey"] = None if options.loadings == "none" else options.loadings
+    if options.gene_names is not None:
+        given["genes"] = _gene_names(Path(options.gene_names))
+    if given and options.kind == "hopfield":
+        raise UsageError(
+            "--basis, --loadings and --gene-names are of fields of dynamo; leave --kind hopfield out"
+        )
+    return read_field(options.field, kind="rkhs" if given else options.kind, **given)
+
+
+def _gene_names(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--gene-names {path} cannot be read ({error}); expected a text file") from error
 
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,9 +193,8 @@ def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
 def open_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:
     """Open cells and field as the arguments say."""
     from stabdask.atlas.cells import open_cells
-    from stabdask.fields.reading import read_field
 
-    field = read_field(options.field)
+    field = chosen_field(options)
     atlas = [str(path) for path in options.atlas]
     obsm = options.obsm or (None if options.layer else field.obsm)
     cells = open_cells(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stabdask.cli.arguments import add_field_arguments, chosen_field
 from stabdask.cli.common import add_json, format_table, print_json
-from stabdask.errors import StoreMismatchError, UsageError
+from stabdask.errors import StoreMismatchError
 
 if TYPE_CHECKING:
     from stabdask.fields.base import Field
@@ -25,59 +26,17 @@ def add_commands(commands: Any) -> None:
     actions = field.add_subparsers(dest="action", metavar="ACTION", required=True)
     show = actions.add_parser("show", help="what a field holds")
     show.add_argument("field", type=Path, help=".h5sch checkpoint, fitted .h5ad or zarr, or saved field")
-    _add_reading(show)
+    add_field_arguments(show)
     add_json(show)
     show.set_defaults(execute=_show)
     convert = actions.add_parser("convert", help="write a field as a Zarr model store")
     convert.add_argument("field", type=Path, help=".h5sch checkpoint, or fitted .h5ad or zarr")
     convert.add_argument("output", type=Path, help="model store to write, e.g. model.zarr")
-    _add_reading(convert)
+    add_field_arguments(convert)
     convert.add_argument("--overwrite", action="store_true", help="replace an existing model store")
     convert.add_argument("--dry-run", action="store_true", help="read and check the field, write nothing")
     add_json(convert)
     convert.set_defaults(execute=_convert)
-
-
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_argument_group("which field of an AnnData")
-    which.add_argument(
-        "--kind", choices=("hopfield", "rkhs"), help="where it holds fits of both scHopfield and dynamo"
-    )
-    which.add_argument(
-        "--basis", help="embedding of dynamo's field (pca); 'genes' for a field fitted to genes directly"
-    )
-    which.add_argument(
-        "--loadings", metavar="KEY", help="loadings of its axes in uns or varm (PCs); 'none' for none"
-    )
-    which.add_argument(
-        "--gene-names",
-        metavar="FILE",
-        help="genes of the rows of the loadings (of the axes of a field over genes), one a line",
-    )
-
-
-def _read(options: argparse.Namespace) -> Field:
-    from stabdask.fields.reading import read_field
-
-    given: dict[str, Any] = {}
-    if options.basis is not None:
-        given["basis"] = None if options.basis == "genes" else options.basis
-    if options.loadings is not None:
-        given["Qkey"] = None if options.loadings == "none" else options.loadings
-    if options.gene_names is not None:
-        given["genes"] = _names(Path(options.gene_names))
-    if given and options.kind == "hopfield":
-        raise UsageError(
-            "--basis, --loadings and --gene-names are of fields of dynamo; leave --kind hopfield out"
-        )
-    return read_field(options.field, kind="rkhs" if given else options.kind, **given)
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--gene-names {path} cannot be read ({error}); expected a text file") from error
 
 
 def _facts(path: Path, field: Field) -> dict[str, Any]:
@@ -165,13 +124,13 @@ def _print_kernels(facts: dict[str, Any], size: str) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    facts = _facts(options.field, _read(options))
+    facts = _facts(options.field, chosen_field(options))
     print_json(facts) if options.json else _print(facts)
     return 0
 
 
 def _convert(options: argparse.Namespace) -> int:
-    field = _read(options)
+    field = chosen_field(options)
     facts = _facts(options.field, field)
     if options.output.exists() and not options.overwrite:
         raise StoreMismatchError(

@@ -405,3 +405,22 @@ def test_the_commands_take_a_field_over_axes(tmp_path: Path, capsys: pytest.Capt
     assert "4 axes of pca, lifted to 12 genes" in page
     assert "sum_m C_m exp(-beta |x - z_m|^2)" in page
     assert "Ma J., Zhao J." in page
+
+
+def test_one_of_several_fields_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pca, umap = small_rkhs(41, n_cells=30), small_rkhs(42, n_cells=30, n_axes=2, lifted=False, basis="umap")
+    adata = pca.adata()
+    adata.obsm["X_umap"] = umap.x
+    for case in (pca, umap):
+        adata.uns[f"VecFld_{case.basis}"] = {
+            "X": case.x, "X_ctrl": case.centers, "C": case.coefficients, "beta": case.beta
+        }  # fmt: skip
+    path, store = str(tmp_path / "cells.h5ad"), str(tmp_path / "out.zarr")
+    adata.write_h5ad(path)
+    job = ["run", path, "--field", path, "--basis", "umap", "--store", store, "--workers", "0", "--quiet"]
+    assert main([*job, "--quantities", "default,curl"]) == 0
+    found = sd.open_results(store)
+    J = umap.jacobian(umap.x)
+    np.testing.assert_allclose(found["curl"][:, 0], J[:, 1, 0] - J[:, 0, 1], atol=1e-12)
+    assert main(["plan", path, "--field", path, "--loadings", "none"]) == 0
+    assert "30 x 4 axes of pca, cores up to 4 x 4" in capsys.readouterr().out
