@@ -286,6 +286,12 @@ def _align(cells: xr.Dataset, field: Field) -> npt.NDArray[np.intp] | None:
     if names == wanted:
         return None
     missing = [gene for gene in wanted if gene not in where]
+    opened = cells.attrs.get("obsm")
+    if missing and field.obsm is not None and opened is not None and opened != field.obsm:
+        raise MissingKeyError(
+            f"the field lives on {len(wanted):,} axes of {field.obsm!r}, and the cells were opened with {opened!r}; "
+            f"open them with open_cells(..., obsm={field.obsm!r}) (--obsm {field.obsm})"
+        )
     if missing:
         noun = "genes" if dim == "gene" else "axes"
         shown = ", ".join(repr(gene) for gene in missing[:5])

@@ -405,3 +405,9 @@ def test_the_commands_take_a_field_over_axes(tmp_path: Path, capsys: pytest.Capt
     assert "4 axes of pca, lifted to 12 genes" in page
     assert "sum_m C_m exp(-beta |x - z_m|^2)" in page
     assert "Ma J., Zhao J." in page
+
+
+def test_cells_opened_by_another_embedding_are_told_which() -> None:
+    case, other = small_rkhs(25), small_rkhs(25, basis="umap", n_axes=2, lifted=False)
+    with pytest.raises(MissingKeyError, match=r"axes of 'X_pca', .* opened with 'X_umap'; .*--obsm X_pca"):
+        sd.stability(other.cells(), case.field)
