@@ -152,6 +152,8 @@ def driver_edges(
         If `ds` lacks the means, or there is no such cluster.
     UsageError
         If `by` is neither of the two, `top` is less than 1, or not given where there are millions of pairs of genes.
+    InputError
+        If cells, clusters, genes or axes were selected: names and means would not belong together.
 
     References
     ----------
@@ -177,6 +179,7 @@ def driver_edges(
     lifted = _is_lifted(ds)
     number = _cluster_number(ds, cluster, "axis_sensitivity_mean" if lifted else "sensitivity_mean")
     _check_top(top)
+    _check_names(ds)
     if lifted:
         found = _lifted_edges(ds, number, by, top)
     else:
@@ -238,7 +241,10 @@ def edge_matrices(
     ------
     UsageError
         If they are lifted from axes and there are more than 2,048 genes.
+    InputError
+        If genes or axes were selected.
     """
+    _check_names(ds)
     if not _is_lifted(ds):
         names = ["sensitivity_mean", "sensitivity_std", "weight"]
         missing = [name for name in names if name not in ds]
@@ -259,6 +265,22 @@ def edge_matrices(
 
 def _is_lifted(ds: xr.Dataset) -> bool:
     return "axis_sensitivity_mean" in ds
+
+
+def _check_names(ds: xr.Dataset) -> None:
+    """Raise unless rows and columns of the means are still the same genes, or axes, in the same order."""
+    if _is_lifted(ds):
+        pairs = [("axis_effector", "axis"), ("gene" if "loading" in ds else "axis", "regulator")]
+    else:
+        pairs = [("core_effector", "regulator")]
+    for pair in pairs:
+        first, second = (np.atleast_1d(ds[dim].to_numpy()).astype(str).tolist() for dim in pair)
+        if first != second:
+            raise InputError(
+                f"{pair[0]} and {pair[1]} of the results are no longer the same {len(first):,} and {len(second):,} "
+                "names: part of them was selected or reordered, and edges need both whole; pass the whole Dataset and "
+                "select rows of the table"
+            )
 
 
 def _lifted_rows(

@@ -157,7 +157,12 @@ def _means(ds: xr.Dataset, cluster: str, mode: str, absolute: bool) -> tuple[npt
             f"cells of the results were selected ({ds.sizes['cell']:,} of {n_cells:,}), and means are over all cells "
             "of a cluster; pass the whole Dataset, or run on the cells selected"
         )
-    labels = [str(label) for label in np.atleast_1d(ds["cluster"].to_numpy())]
+    if "cluster" not in ds.dims:
+        raise InputError(
+            "one cluster of the results was selected without its dimension; use e.g. isel(cluster=[0]), or pass the "
+            "whole Dataset and name the cluster"
+        )
+    labels = [str(label) for label in ds["cluster"].to_numpy()]
     if cluster not in labels:
         raise MissingKeyError(f"no cluster {cluster!r}; {near_misses(cluster, labels, noun='clusters')}")
     one = ds[[name, "jacobian_cells"]].isel(cluster=labels.index(cluster)).compute()

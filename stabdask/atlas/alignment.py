@@ -66,6 +66,12 @@ def _refuse_other_space(cells: xr.Dataset, field: Field, dim: str) -> None:
             f"the field lives on {len(field.axes)} axes of {field.obsm!r}, and the cells were opened with expression; "
             f"open them with open_cells(..., obsm={field.obsm!r}) (--obsm {field.obsm})"
         )
+    opened = cells.attrs.get("obsm")
+    if field.obsm is not None and opened is not None and opened != field.obsm:
+        raise MissingKeyError(
+            f"the field lives on {len(field.axes):,} axes of {field.obsm!r}, and the cells were opened with {opened!r}; "
+            f"open them with open_cells(..., obsm={field.obsm!r}) (--obsm {field.obsm})"
+        )
     if field.obsm is None and dim == "axis":
         raise InputError(
             "the field is over genes, and the cells were opened with coordinates of "

@@ -288,7 +288,8 @@ def _embedding(cells: xr.Dataset, basis: str) -> xr.DataArray:
     if basis not in known:
         hint = near_misses(str(basis), known, noun="embeddings")
         raise MissingKeyError(
-            f"the cells have no embedding {basis!r}; {hint}. Bring it along with open_cells(embeddings=[...])"
+            f"the cells have no embedding {basis!r}; {hint}. Bring it along with "
+            f"open_cells(embeddings=[...]) (--embedding {basis})"
         )
     if cells[basis].ndim != 2 or cells[basis].dims[0] != "cell":
         raise InputError(

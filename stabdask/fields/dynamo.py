@@ -199,7 +199,10 @@ class _Reader:
             # Some rows tell, and a large file is not read for it.
             rows = np.unique(np.linspace(0, fitted.shape[0] - 1, _COMPARED_ROWS).astype(np.intp))
             pairs = [(np.asarray(fitted[int(r)])[:n_axes], np.asarray(now[int(r)])[:n_axes]) for r in rows]
-            n_other = sum(a.shape != b.shape or not np.allclose(a, b, rtol=1e-5, atol=1e-8) for a, b in pairs)
+            n_other = sum(
+                a.shape != b.shape or not np.allclose(a, b, rtol=1e-5, atol=1e-8, equal_nan=True)
+                for a, b in pairs
+            )
             if not n_other:
                 return
             differs = f"of {len(rows):,} cells looked at, {n_other:,} lie elsewhere in obsm['{key}']"

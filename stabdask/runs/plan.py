@@ -250,8 +250,10 @@ def plan_job(
 
 def _seconds(job: Job, n_workers: int, *, on_gpu: bool) -> float:
     """Estimate the wall time from solving the cells the preflight kept."""
-    sample = job.sample
-    rows = np.arange(len(sample.rows))
+    # No more at once than a task takes: blocks between many genes are large, and the plan has the run's budget.
+    n_sample = len(job.sample.rows)
+    n_rows = min(n_sample, max(1, job.spec.block_cells))
+    rows = np.unique(np.linspace(0, n_sample - 1, n_rows).astype(np.intp))
     if on_gpu:
         # A GPU shows its speed on a full batch only, and only after its kernels are compiled.
         rows = np.resize(rows, _GPU_SAMPLE_CELLS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 from random_atlas import random_atlas
 from small_atlas import Small
+from small_rkhs import small_rkhs
 
 import stabdask as sd
 from stabdask.cli.main import main
@@ -81,3 +83,33 @@ def test_a_dry_run_looks_at_the_store(
     assert "has 3 of these partitions already" in said.err
     assert main([*command, "--dry-run", "--quantities", "default,reactivity"]) == 5
     assert "options.quantities here has ['reactivity']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lifted", [True, False])
+def test_edges_keep_their_names_or_are_refused(lifted: bool) -> None:
+    case = small_rkhs(31, lifted=lifted)
+    ds = sd.stability(case.cells(), case.field, quantities=["drivers"]).compute()
+    parts: list[dict[str, Any]] = [{"regulator": [1, 2]}, {"axis": [1, 0, 2, 3]}, {"axis": slice(0, 3)}]
+    parts += [{"gene": [1, 2]}] if lifted else []
+    for part in parts:
+        with pytest.raises(InputError, match="selected or reordered, and edges need both whole"):
+            sd.driver_edges(ds.isel(part), "kind 0")
+
+
+def test_edges_of_a_network_keep_their_names_or_are_refused(ds: xr.Dataset) -> None:
+    whole = sd.driver_edges(ds, "A", top=3)
+    for part in ({"core_effector": slice(1, None)}, {"regulator": slice(1, None)}):
+        with pytest.raises(
+            InputError, match="core_effector and regulator of the results are no longer the same"
+        ):
+            sd.driver_edges(ds.isel(part), "A")
+    assert sd.driver_edges(ds.isel(gene=slice(0, 2)), "A", top=3).equals(whole)
+
+
+def test_one_cluster_without_its_dimension_is_not_ranked() -> None:
+    case = small_rkhs(32)
+    asked: dict[str, Any] = {"effectors": ["g01", "g02"], "regulators": ["g01"]}
+    ds = sd.stability(case.cells(), case.field, quantities=["jacobian_mean"], **asked).compute()
+    with pytest.raises(InputError, match=r"isel\(cluster=\[0\]\)"):
+        sd.rank_elements(ds.isel(cluster=0), "kind 0")
+    assert sd.rank_elements(ds.isel(cluster=[1, 0]), "kind 0").equals(sd.rank_elements(ds, "kind 0"))

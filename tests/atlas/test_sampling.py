@@ -866,6 +866,7 @@ def test_an_embedding_on_the_command_line(small: Small, capsys: pytest.CaptureFi
         (["--sample-seed", "0"], 2, "--sample-seed says how"),
         (["--sample", "5", "--sample-seed", "-1"], 2, "seed=-1; expected a whole number, at least 0"),
         (["--sample", "5", "--sample-method", "trn", "--sample-basis", "u"], 3, "no embedding 'u'"),
+        (["--sample", "5", "--sample-method", "trn", "--sample-basis", "u"], 3, "--embedding u"),
     ],
 )
 def test_bad_arguments(

@@ -50,3 +50,13 @@ def test_cells_elsewhere_are_told_of(kind: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", StabdaskWarning)
         read(wider, "wider")
+
+
+def test_cells_without_coordinates_at_the_fit_have_not_moved() -> None:
+    adata = fitted()
+    adata.uns["VecFld_pca"]["X"] = adata.uns["VecFld_pca"]["X"].copy()
+    for points in (adata.uns["VecFld_pca"]["X"], adata.obsm["X_pca"]):
+        points[3] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StabdaskWarning)
+        sd.RKHSField.from_anndata(adata, Qkey=None)

@@ -424,3 +424,9 @@ def test_one_of_several_fields_is_chosen(tmp_path: Path, capsys: pytest.CaptureF
     np.testing.assert_allclose(found["curl"][:, 0], J[:, 1, 0] - J[:, 0, 1], atol=1e-12)
     assert main(["plan", path, "--field", path, "--loadings", "none"]) == 0
     assert "30 x 4 axes of pca, cores up to 4 x 4" in capsys.readouterr().out
+
+
+def test_cells_opened_by_another_embedding_are_told_which() -> None:
+    case, other = small_rkhs(25), small_rkhs(25, basis="umap", n_axes=2, lifted=False)
+    with pytest.raises(MissingKeyError, match=r"axes of 'X_pca', .* opened with 'X_umap'; .*--obsm X_pca"):
+        sd.stability(other.cells(), case.field)

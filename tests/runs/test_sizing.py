@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from random_atlas import random_atlas
 
 import stabdask as sd
-from stabdask.runs import partition, sizing
+from stabdask.runs import partition, plan, sizing
 from stabdask.runs.options import make_options
 from stabdask.runs.sizing import block_and_partition, task_bytes
 
@@ -67,3 +68,18 @@ def test_how_chunks_are_joined_does_not_matter(tmp_path: Path, monkeypatch: pyte
         for name in results[0].data_vars:
             np.testing.assert_allclose(results[0][name], other[name], rtol=1e-12, atol=1e-12, err_msg=name)
         np.testing.assert_array_equal(results[0]["eigenvalue"], other["eigenvalue"])
+
+
+def test_the_time_is_estimated_on_no_more_cells_than_a_task_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = random_atlas(6, n_cells=60)
+    seen: list[int] = []
+    solve = plan._solve_sample
+
+    def counted(job: Any, rows: Any) -> None:
+        seen.append(len(rows))
+        solve(job, rows)
+
+    monkeypatch.setattr(plan, "_solve_sample", counted)
+    made = sd.plan(atlas.cells(block_cells=60), atlas.field, partition_cells=4, workers=1)
+    assert made.block_cells == 4
+    assert seen == [4]
