@@ -69,8 +69,8 @@ def _refuse_other_space(cells: xr.Dataset, field: Field, dim: str) -> None:
     opened = cells.attrs.get("obsm")
     if field.obsm is not None and opened is not None and opened != field.obsm:
         raise MissingKeyError(
-            f"the field lives on {len(field.axes):,} axes of {field.obsm!r}, and the cells were opened with {opened!r}; "
-            f"open them with open_cells(..., obsm={field.obsm!r}) (--obsm {field.obsm})"
+            f"the field lives on {len(field.axes):,} axes of {field.obsm!r}, and the cells were opened with "
+            f"{opened!r}; open them with open_cells(..., obsm={field.obsm!r}) (--obsm {field.obsm})"
         )
     if field.obsm is None and dim == "axis":
         raise InputError(
