@@ -156,27 +156,6 @@ class HopfieldField(Field):
 
         return read_schopfield(adata, **options)
 
-    @classmethod
-    def open(cls, path: str | Path) -> HopfieldField:
-        """Open a field written by `save`."""
-        from stabdask.fields.storage import open_field
-
-        field = open_field(path, kind=cls.kind)
-        assert isinstance(field, cls)
-        return field
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the field as a Zarr group; see `stabdask.fields.storage`.
-
-        Raises
-        ------
-        StoreMismatchError
-            If `path` exists and `overwrite` is false.
-        """
-        from stabdask.fields.storage import save_field
-
-        return save_field(self, path, overwrite=overwrite)
-
     def to_anndata(self, adata: AnnData) -> None:
         """Write the parameters into `adata` under scHopfield's keys; see `stabdask.fields.schopfield`."""
         from stabdask.fields.schopfield import write_schopfield

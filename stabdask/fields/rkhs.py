@@ -142,27 +142,6 @@ class RKHSField(Field):
 
         return read_dynamo(adata, **options)
 
-    @classmethod
-    def open(cls, path: str | Path) -> RKHSField:
-        """Open a field written by `save`."""
-        from stabdask.fields.storage import open_field
-
-        field = open_field(path, kind=cls.kind)
-        assert isinstance(field, cls)
-        return field
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the field as a Zarr group; see `stabdask.fields.storage`.
-
-        Raises
-        ------
-        StoreMismatchError
-            If `path` exists and `overwrite` is false.
-        """
-        from stabdask.fields.storage import save_field
-
-        return save_field(self, path, overwrite=overwrite)
-
     def __repr__(self) -> str:
         m, d = self.centers.shape
         space = f"{d:,} genes" if self.basis is None else f"{d:,} axes of {self.basis!r}"
