@@ -86,5 +86,6 @@ def _text(genes: pd.DataFrame, edges: pd.DataFrame) -> str:
         [f"{regulator} {'-|' if values[2] < 0 else '->'} {effector}", *map(figure, values)]
         for regulator, effector, values in zip(edges["regulator"], edges["effector"], numbers, strict=True)
     ]
-    lines.append(format_table(["edge", "sensitivity", "+-", "weight", "contribution"], rows))
+    weight = "mean J" if edges.attrs.get("of") == "J" else "weight"
+    lines.append(format_table(["edge", "sensitivity", "+-", weight, "contribution"], rows))
     return "\n".join(lines)

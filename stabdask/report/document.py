@@ -249,7 +249,8 @@ def _drivers_of(ds: xr.Dataset, label: str) -> Iterator[str]:
                 edges["regulator"], edges["effector"], numbers, strict=True
             )
         ]
-        header = ["edge", "sensitivity", "± std", "weight", "contribution"]
+        weight = "mean J" if edges.attrs["of"] == "J" else "weight"
+        header = ["edge", "sensitivity", "± std", weight, "contribution"]
         yield f'<div class="pair">{"".join(driver_figures(ds, label))}</div>'
         yield table(header, rows, caption=f"Edges of {label} by sensitivity, mean over {count:,} cells")
     else:
