@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["RKHSLinearization"]
 
 _CACHED_BYTES = 2**19
+"""What is worked on together on a CPU where it is gone through several times."""
+_DEVICE_BYTES = 2**28
+"""The same on a GPU."""
 
 
 class RKHSLinearization(Linearization):
@@ -109,8 +112,8 @@ class RKHSLinearization(Linearization):
 
     def _parts(self, n_cells: int, n_columns: int) -> list[slice]:
         """Return a few cells at a time, of which `n_columns` values for each axis stay in the cache of a CPU."""
-        room = _CACHED_BYTES // (8 * self._x.shape[1] * max(1, n_columns))
-        step = max(1, room if self._xp is np else n_cells)
+        room = _CACHED_BYTES if self._xp is np else _DEVICE_BYTES
+        step = max(1, room // (8 * self._x.shape[1] * max(1, n_columns)))
         return [slice(first, min(first + step, n_cells)) for first in range(0, n_cells, step)]
 
     def squares_beyond_rest(self) -> Array:
@@ -173,8 +176,13 @@ class RKHSLinearization(Linearization):
 
     def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
         """Return -Q_eff J^-1 Q_reg^T: J has no inverse between genes, only along the axes."""
-        J = self.jacobians[self._xp.asarray(cells)].astype(np.float64)
-        return -self._between_genes(effectors, solve_or_nan(J, self._rows_of(regulators).T))
+        out = np.empty((len(cells), len(effectors), len(regulators)))
+        right = -self._rows_of(regulators).T
+        # Solutions are over all axes, however few effectors are asked for.
+        for part in self._parts(len(cells), self._x.shape[1] + len(regulators)):
+            J = self.jacobians[self._xp.asarray(cells[part])].astype(np.float64)
+            out[part] = self._between_genes(effectors, solve_or_nan(J, right))
+        return out
 
     def _columns_of(self, J: XArray, regulators: Index) -> XArray:
         """Return J Q_reg^T, ``(cell, axis, regulator)``."""
@@ -187,9 +195,9 @@ class RKHSLinearization(Linearization):
     def _between_genes(self, effectors: Index, columns: XArray) -> Array:
         """Return Q_eff times columns ``(cell, axis, regulator)``, on the host."""
         if self._loadings is None:
-            return to_host(columns[:, self._xp.asarray(effectors), :]).astype(np.float64)
+            return to_host(columns[:, self._xp.asarray(effectors), :]).astype(np.float64, copy=False)
         left = self._rows_of(effectors).astype(columns.dtype)
-        return to_host(self._xp.matmul(left, columns)).astype(np.float64)
+        return to_host(self._xp.matmul(left, columns)).astype(np.float64, copy=False)
 
     def _rows_of(self, genes: Index) -> XArray:
         """Return rows of the loadings; where axes are genes these are of the identity."""

@@ -75,7 +75,8 @@ def compute_block(
     Parameters
     ----------
     expression
-        ``(cell, gene)`` in the order of the atlas, or pieces of it that follow one another.
+        ``(cell, gene)`` in the order of the atlas, or ``(cell, axis)`` coordinates for a field over the axes of an
+        embedding; or pieces of it that follow one another.
     codes
         ``(cell,)``: number of each cell's cluster in ``field.clusters``; -1 for a cell without a label and -2
         for one to be left out.

@@ -26,10 +26,13 @@ def merge_sums(ds: xr.Dataset) -> xr.Dataset:
     -------
     xarray.Dataset
         With ``participation_mean`` and ``participation_std (cluster, vector_mode, regulator)``, ``sensitivity_mean``
-        and ``sensitivity_std (cluster, core_effector, regulator)``, ``driver_cells (cluster, vector_mode)``, the cells
-        they are of, and ``leading_cells (cluster)``, where `ds` has their sums. The standard deviation is that of the
-        population (ddof 0). NaN for clusters without such cells. What partitions that are missing would add is left
-        out.
+        and ``sensitivity_std (cluster, core_effector, regulator)``, or ``axis_sensitivity_mean`` and
+        ``axis_jacobian_mean (cluster, axis_effector, axis)``, ``driver_cells (cluster, vector_mode)``, the cells they
+        are of, and ``leading_cells (cluster)``; ``jacobian_mean``, ``jacobian_abs_mean`` and ``switch_mean (cluster,
+        block_effector, block_regulator)`` and ``jacobian_cells (cluster)``, the cells these are of: where `ds` has
+        their sums. The standard deviation is that of the population (ddof 0). NaN for clusters without such cells;
+        ``switch_mean`` also for genes that are not both effector and regulator. What partitions that are missing would
+        add is left out.
     """
     out = _block_means(ds)
     if "driver_cells" in ds:

@@ -32,8 +32,9 @@ def open_results(path: str | Path) -> xr.Dataset:
     -------
     xarray.Dataset
         Variables of `stabdask.schema.VARIABLES` on Dask, in the store's chunks, with the coordinates ``cell``,
-        ``cell_cluster(cell)``, ``gene``, ``regulator``, ``cluster``, ``mode`` and ``pair``; in place of sums by
-        partition, means and standard deviations over the cells of clusters (``sensitivity_mean``). What was brought
+        ``cell_cluster(cell)``, ``gene``, ``regulator``, ``cluster``, ``mode`` and, where a variable has them, ``pair``,
+        ``axis`` and ``block_effector`` and ``block_regulator``; in place of sums by partition, means over the cells of
+        clusters (see `stabdask.runs.means.merge_sums`). What was brought
         along from the atlas (see `stabdask.open_cells`) is there too: labels and numbers as coordinates, embeddings as
         variables, colors of the clusters in ``ds["cluster"].attrs["colors"]`` where they were known. Its
         attributes say how it was made; ``complete`` is False while partitions are missing, whose cells hold NaN

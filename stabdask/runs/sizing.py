@@ -144,9 +144,7 @@ def task_bytes(
     closed = block * field.cell_bytes(expression.dtype.itemsize)
     # Whole cores are kept while they are solved; others are formed for it.
     solved = closed + cores + vectors if options.whole_cores else max(closed, cores + vectors)
-    between = 8 * len(options.effectors) * len(options.regulators)
-    if between:
-        solved += 3 * max(BETWEEN_BYTES, between)
+    solved += _between_bytes(options)
     # The chunk is held while it is made dense and cut, and so are those that make up a block; results are held
     # once more while they are written.
     joined = max(0, block - max(expression.chunks[0])) * n_genes * expression.dtype.itemsize
@@ -159,6 +157,19 @@ def task_bytes(
         + 2 * sums_bytes(field, options, n_labels)
         + field.n_bytes
     )
+
+
+def _between_bytes(options: Options) -> int:
+    """Return what quantities between chosen genes take on the way: at least those of one cell, in several copies."""
+    found = 0
+    if options.effectors:
+        copies = 8 if "jacobian_mean" in options.quantities else 5
+        found = copies * max(BETWEEN_BYTES, 8 * len(options.effectors) * len(options.regulators))
+    if "dynamo_sensitivity" in options.quantities:
+        # Inverses are of all genes that are either; of these it is half as many that are worked on together.
+        n_genes = len({*options.effectors, *options.regulators})
+        found = max(found, 6 * max(BETWEEN_BYTES // 2, 8 * n_genes**2))
+    return found
 
 
 def _power_of_two(n: int) -> int:

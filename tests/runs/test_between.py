@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_atlas import RandomAtlas, planted, random_atlas
+from small_rkhs import small_rkhs
 
 import stabdask as sd
 from stabdask.errors import MissingKeyError, UsageError
-from stabdask.runs import between
-from stabdask.runs.between import dynamo_sensitivities
+from stabdask.runs import between, sizing
+from stabdask.runs.between import dynamo_sensitivities, write_between
 from stabdask.runs.block import compute_block
 from stabdask.runs.calculus import curvature_vectors, torsions
 from stabdask.runs.options import make_options
+from stabdask.runs.shapes import empty_arrays
 
 Array = np.ndarray[Any, Any]
 
@@ -225,3 +228,34 @@ def test_full_rankings_go_gene_by_gene() -> None:
     alone = sd.rank_elements(ds, "A", mode="reg", exclude_diagonal=True).set_index("regulator")["value"]
     assert alone["gene1"] == pytest.approx(mean[0, 0])
     assert len(sd.rank_elements(ds, "A", mode="int", exclude_diagonal=True)) == 5
+
+
+@pytest.mark.parametrize(
+    ("quantity", "n_cells", "shape"),
+    [
+        ("jacobian_mean", 700, (60, 60)),
+        ("jacobian", 4, (700, 700)),
+        ("jacobian_mean", 2, (1500, 1500)),
+        ("response", 700, (1, 700)),
+        ("response", 4, (700, 700)),
+        ("dynamo_sensitivity", 2, (450, 450)),
+        ("dynamo_sensitivity", 700, (20, 20)),
+    ],
+)
+def test_blocks_between_genes_take_what_is_planned_for_them(
+    quantity: str, n_cells: int, shape: tuple[int, int]
+) -> None:
+    case = small_rkhs(0, n_cells=n_cells, n_axes=20, n_genes=1600)
+    asked = {"effectors": case.genes[: shape[0]], "regulators": case.genes[-shape[1] :]}
+    options = make_options(case.field, spectrum="none", quantities=[quantity], **asked)  # type: ignore[arg-type]
+    linear = case.field.linearize(case.x, 0)
+    out = empty_arrays(options, case.field, n_cells)
+    assert linear.cores(np.arange(1)).any()  # Jacobians are made once
+    rows, labels = np.arange(n_cells), np.zeros(n_cells, int)
+    tracemalloc.start()
+    try:
+        write_between(linear, rows, labels, *options.block_index(case.field), out)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= sizing._between_bytes(options)
