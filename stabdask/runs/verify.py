@@ -13,9 +13,11 @@ import numpy.typing as npt
 from stabdask.analysis.spectra import complete_values, match_spectra
 from stabdask.atlas.cells import cell_state
 from stabdask.errors import InputError, MissingKeyError, StabdaskError
+from stabdask.fields.base import Field, Index
 from stabdask.files import open_group
 from stabdask.runs.annotations import damaged_annotations
 from stabdask.runs.job import RunSpec, cells_identity
+from stabdask.runs.options import Options
 from stabdask.runs.parameters import parameter_values
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.store import array_checksum, open_store_field, read_spec, region
@@ -177,8 +179,13 @@ def verify(
         damaged_annotations=damaged_annotations(group, spec.cells.get("annotations", {})),
         damaged_parameters=_damaged_parameters(path, spec, group),
         compared=_compared(spec),
-        n_elements=len(spec.options.elements),
+        n_elements=_n_elements(spec.options),
     )
+
+
+def _n_elements(options: Options) -> int:
+    block = len(options.effectors) * len(options.regulators) if "jacobian" in options.variables() else 0
+    return len(options.elements) + block
 
 
 def _compared(spec: RunSpec) -> str:
@@ -227,7 +234,7 @@ def reopen_cells(path: str | Path, atlas: Sequence[str | Path] | None = None) ->
     sources = read_spec(path).cells["sources"]
     if not sources or not all(source.get("path") for source in sources):
         raise MissingKeyError("the run read cells from memory; pass them as cells=")
-    folder, _, key = str(sources[0]["element"]).rpartition("/")
+    folder, _, key = str(sources[0]["element"]).partition("/")
     return open_cells(
         [str(source["path"]) for source in sources] if atlas is None else [str(item) for item in atlas],
         layer=key if folder == "layers" else None,
@@ -260,7 +267,7 @@ def _against_oracle(
     state = cell_state(atlas)
     where = {str(name): position for position, name in enumerate(atlas[state.dims[1]].to_numpy())}
     columns = np.asarray([where[str(name)] for name in model.axes])
-    pairs = spec.options.element_index(model)
+    pairs = _compared_elements(spec, model)
     cell_names = atlas["cell"].to_numpy() if "cell" in atlas.coords else np.arange(spec.n_cells)
     errors = {}
     for cell in sample:
@@ -272,7 +279,7 @@ def _against_oracle(
         scale = float(np.linalg.norm(J)) or 1.0
         errors[str(cell_names[cell])] = (
             _eigenvalue_error(spec, group, int(cell), J, codes, model.regulator_index) / scale,
-            _element_error(group, int(cell), model.jacobian_elements(point, label, *pairs)[0]) / scale,
+            _element_error(spec, group, int(cell), model.jacobian_elements(point, label, *pairs)[0]) / scale,
         )
     return errors
 
@@ -312,5 +319,19 @@ def _eigenvalue_error(
     )
 
 
-def _element_error(group: Any, cell: int, dense: npt.NDArray[np.float64]) -> float:
-    return float(np.abs(group["element"][cell] - dense).max()) if dense.size else 0.0
+def _compared_elements(spec: RunSpec, model: Field) -> tuple[Index, Index]:
+    """Return the pairs of genes whose elements are compared: those chosen, and those of a block that cells hold."""
+    effectors, regulators = spec.options.element_index(model)
+    if "jacobian" in spec.options.variables():
+        rows, columns = np.meshgrid(*spec.options.block_index(model), indexing="ij")
+        effectors = np.concatenate([effectors, rows.ravel()])
+        regulators = np.concatenate([regulators, columns.ravel()])
+    return effectors, regulators
+
+
+def _element_error(spec: RunSpec, group: Any, cell: int, dense: npt.NDArray[np.float64]) -> float:
+    names = [name for name in ("element", "jacobian") if name in spec.options.variables()]
+    if not names:
+        return 0.0
+    stored = np.concatenate([np.asarray(group[name][cell], dtype=np.float64).ravel() for name in names])
+    return float(np.abs(stored - dense).max(initial=0.0))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_rkhs import SmallRkhs, small_rkhs
@@ -303,6 +304,11 @@ def test_a_run_holds_what_the_lazy_view_computes(tmp_path: Path) -> None:
     verified = sd.verify(tmp_path / "out.zarr", cells=case.cells())
     assert verified.ok
     assert verified.n_cells_checked == 8
+    assert verified.n_elements == 1 + 3 * 3
+    group = zarr.open_group(str(tmp_path / "out.zarr"), mode="r+")
+    group["jacobian"][...] = group["jacobian"][...] + 1e-3
+    wrong = sd.verify(tmp_path / "out.zarr", cells=case.cells())
+    assert {name for _, name in wrong.damaged} == {"jacobian"}
     assert sd.complete_spectrum(stored).shape == (50, 4)
     lifted = stored["velocity"] @ stored["loading"]
     np.testing.assert_allclose(lifted, case.velocity(case.x) @ case.lift.T, atol=1e-12)
