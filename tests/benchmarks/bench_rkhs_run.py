@@ -4,8 +4,8 @@
 
 makes cells and a field once (kept in --folder), runs ``stabdask run`` on them in a process tree of its own while adding
 up the resident memory of all its processes, and times what cannot be avoided, in as many processes at once as there are
-workers, each on one thread: the product of kernel values with the coefficients (`numpy.matmul`) and the eigensolver, for
-a sample of the cells. All in one go; figures as JSON.
+workers, each on one thread: the product of kernel values with the coefficients (`numpy.matmul`) and the eigensolver,
+for a sample of the cells. All in one go; figures as JSON.
 """
 
 from __future__ import annotations
