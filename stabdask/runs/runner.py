@@ -150,6 +150,8 @@ def run_job(
                     tally.add(receipt)
                 failures = executor.failures
             n_new = tally.n_new
+            # What a worker left behind that was killed in the middle of a file.
+            sweep_leftovers(path)
             if failures:
                 raise _failed(failures, path)
     return make_report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin)
