@@ -14,6 +14,7 @@ from stabdask.schema import BLOCK_QUANTITIES
 __all__ = ["BETWEEN", "BETWEEN_BYTES", "dynamo_sensitivities", "write_between"]
 
 Arrays = dict[str, npt.NDArray[Any]]
+Mutual = tuple[tuple[Index, Index], tuple[Index, Index]]
 
 BETWEEN = {name for names in BLOCK_QUANTITIES.values() for name in names}
 """The variables that are written here."""
@@ -35,6 +36,8 @@ def write_between(
     widest = len(effectors) * len(regulators)
     if "dynamo_sensitivity" in out:
         widest = max(widest, 2 * len(union) ** 2)
+    rows_of, columns_of = (np.searchsorted(union, genes) for genes in (effectors, regulators))
+    mutual = _mutual(effectors, regulators) if "switch_sum" in out else None
     step = max(1, BETWEEN_BYTES // (8 * widest))
     for first in range(0, len(rows), step):
         cells = np.arange(first, min(first + step, len(rows)))
@@ -43,14 +46,13 @@ def write_between(
             out["response"][here] = linear.response(cells, effectors, regulators)
         if "dynamo_sensitivity" in out:
             whole = dynamo_sensitivities(linear.block(cells, union, union))
-            rows_of, columns_of = (np.searchsorted(union, genes) for genes in (effectors, regulators))
             out["dynamo_sensitivity"][here] = whole[:, rows_of[:, None], columns_of]
         if "jacobian" in out or "jacobian_sum" in out:
             elements = linear.block(cells, effectors, regulators)
             if "jacobian" in out:
                 out["jacobian"][here] = elements
             if "jacobian_sum" in out:
-                _add(elements, labels[cells], effectors, regulators, out)
+                _add(elements, labels[cells], mutual, out)
 
 
 def dynamo_sensitivities(jacobians: Array) -> Array:
@@ -69,29 +71,22 @@ def dynamo_sensitivities(jacobians: Array) -> Array:
     return found
 
 
-def _add(
-    elements: Array,
-    labels: npt.NDArray[np.integer[Any]],
-    effectors: Index,
-    regulators: Index,
-    out: Arrays,
-) -> None:
+def _mutual(effectors: Index, regulators: Index) -> Mutual:
+    """Return where elements are between genes that are both, and where the element that goes the other way is."""
+    _, i, j = np.intersect1d(effectors, regulators, return_indices=True)
+    # Both lists are of the same genes in the same order, so that there and back are each other's transpose.
+    return (i[:, None], j), (i, j[:, None])
+
+
+def _add(elements: Array, labels: npt.NDArray[np.integer[Any]], mutual: Mutual | None, out: Arrays) -> None:
     """Add elements, their sizes and the products of mutual inhibition to the sums of each label."""
-    mutual: tuple[tuple[Index, Index], tuple[Index, Index]] | None = None
-    if "switch_sum" in out:
-        both = np.intersect1d(effectors, regulators)
-        i, j = (np.flatnonzero(np.isin(genes, both)) for genes in (effectors, regulators))
-        # The element that goes the other way, for each pair of genes that are both.
-        rows = np.asarray([int(np.flatnonzero(effectors == gene)[0]) for gene in regulators[j]])
-        columns = np.asarray([int(np.flatnonzero(regulators == gene)[0]) for gene in effectors[i]])
-        mutual = (i[:, None], j), (rows[:, None], columns)
     for label in np.unique(labels):
         own = elements[labels == label]
         out["jacobian_cells"][0, label] += len(own)
         out["jacobian_sum"][0, label] += own.sum(axis=0)
         out["jacobian_abs_sum"][0, label] += np.abs(own).sum(axis=0)
         if mutual is not None:
-            there, (rows, columns) = mutual
-            one, other = own[:, there[0], there[1]], own[:, rows, columns].transpose(0, 2, 1)
+            there, back = mutual
+            one, other = own[:, there[0], there[1]], own[:, back[0], back[1]]
             # Products of what is negative both ways.
             out["switch_sum"][0, label][there] += (np.minimum(one, 0.0) * np.minimum(other, 0.0)).sum(axis=0)
