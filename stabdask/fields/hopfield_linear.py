@@ -343,7 +343,12 @@ class HopfieldLinearization(Linearization):
 
     def velocity(self) -> Array:
         """Return W phi - gamma x + I, ``(cell, gene)``."""
-        return np.ascontiguousarray(to_host(self._velocity(slice(None))).T)
+        return np.ascontiguousarray(to_host(self._velocities).T)
+
+    @cached_property
+    def _velocities(self) -> XArray:
+        """``(gene, cell)``: those of all cells, for what is asked along the flow."""
+        return self._velocity(slice(None))
 
     def velocity_scale(self) -> Array:
         """Return |W| phi + |gamma x| + |I|; see `Linearization.velocity_scale`."""
@@ -378,7 +383,7 @@ class HopfieldLinearization(Linearization):
     def acceleration(self) -> Array:
         """Return W (phi' o v) - gamma o v, ``(cell, gene)``."""
         here, xp = self._here, self._xp
-        velocity = self._velocity(slice(None))
+        velocity = self._velocities
         push = xp.ascontiguousarray(self._slope.T * velocity[here.regulators])
         return to_host((here.drive @ push - here.gamma[:, None] * velocity).T)
 
