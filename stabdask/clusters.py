@@ -36,6 +36,9 @@ _SETTINGS: dict[str, Any] = {
     # A partition is computed where it is and writes its own results: nothing to steal or to spill.
     "distributed.scheduler.work-stealing": False,
     "distributed.scheduler.allowed-failures": 3,
+    # A worker that no longer answers is replaced within two minutes (Dask's default: ten). Kernels and reading leave
+    # its event loop free, so that it answers however long a partition takes.
+    "distributed.scheduler.worker-ttl": "60s",
     "distributed.comm.retry.count": 3,
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -59,6 +62,8 @@ _PRELOADED = (
     "distributed.worker",
     "stabdask.runs.partition",
     "scipy.sparse",
+    "zarr",
+    "h5py",
 )
 _started_early = False
 _EARLY = {"distributed.worker.multiprocessing-method": "forkserver"}

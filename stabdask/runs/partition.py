@@ -44,8 +44,11 @@ class PartitionTask:
     attempt
         Which try this is.
     rows
-        The partition's expression: the pickled Dask graph of just the blocks it needs, and their keys. Bytes,
-        so that the scheduler does not take it apart; a graph, so that workers need not load dask.array.
+        The partition's expression: the pickled Dask graph of just the chunks it needs, and their keys. Bytes,
+        so that the scheduler does not take it apart; a graph of whole chunks, so that workers need not load
+        dask.array, which takes them as long as a small run.
+    skip
+        Rows of the first of those chunks that belong to the partition before.
     model_codes
         ``(cell,)`` clusters of the field.
     label_codes
@@ -63,6 +66,7 @@ class PartitionTask:
     partition: int
     attempt: int
     rows: bytes
+    skip: int
     model_codes: npt.NDArray[np.int32]
     label_codes: npt.NDArray[np.int32]
     audited: npt.NDArray[np.bool_]
@@ -82,7 +86,9 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
     from dask.base import optimize
 
     start, stop = job.spec.bounds(partition)
-    (rows,) = optimize(job.expression[start:stop])
+    ends = np.cumsum(job.expression.chunks[0])
+    first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+    (rows,) = optimize(job.expression.blocks[first : last + 1])
     graph = dict(rows.__dask_graph__())
     if any(type(value).__name__ == "Future" for value in graph.values()):
         raise UsageError(
@@ -95,6 +101,7 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
         partition=partition,
         attempt=attempt,
         rows=cloudpickle.dumps((graph, [key[0] for key in rows.__dask_keys__()])),
+        skip=int(start - (ends[first - 1] if first else 0)),
         model_codes=job.model_codes[start:stop],
         label_codes=job.label_codes[start:stop],
         audited=job.audited[start:stop],
@@ -122,7 +129,7 @@ def run_partition(task: PartitionTask) -> Receipt:
     halvings = _gpu_halvings(spec)
     read_s = 0.0  # spent waiting for input; it is read one chunk ahead
     graph, keys = pickle.loads(task.rows)  # noqa: S301 - made by make_task, never read from a file
-    reader = _blocks(graph, keys, spec.block_cells)
+    reader = _blocks(graph, keys, slice(task.skip, task.skip + stop - start), spec.block_cells)
     while True:
         before = time.perf_counter()
         block = next(reader, None)
@@ -173,12 +180,18 @@ def run_partition(task: PartitionTask) -> Receipt:
 
 
 def _blocks(
-    graph: dict[Any, Any], keys: list[Any], block_cells: int
+    graph: dict[Any, Any], keys: list[Any], rows: slice, block_cells: int
 ) -> Iterator[tuple[int, list[npt.NDArray[Any]]]]:
-    """Yield the first row and the pieces of blocks of `block_cells`, computing each chunk once, one chunk ahead."""
+    """Yield the first row and the pieces of blocks of `block_cells`, computing each chunk once, one chunk ahead.
+
+    `rows` of all chunks are those wanted; first rows are counted from there.
+    """
     pieces: list[npt.NDArray[Any]] = []
     first = held = 0
-    for chunk in _chunks(graph, keys):
+    skip, left = rows.start, rows.stop - rows.start
+    for whole in _chunks(graph, keys):
+        chunk = whole[skip : skip + left]
+        skip, left = 0, left - len(chunk)
         begin = 0
         while begin < len(chunk):
             piece = chunk[begin : begin + block_cells - held]
@@ -188,7 +201,7 @@ def _blocks(
             if held == block_cells:
                 yield first, pieces
                 first, held, pieces = first + held, 0, []
-        del chunk
+        del chunk, whole
     if held:
         yield first, pieces
 

@@ -138,6 +138,29 @@ def test_one_and_two_workers_and_a_client(small, undisturbed: Path, tmp_path: Pa
     assert_same(store, undisturbed)
 
 
+@pytest.mark.slow
+def test_a_worker_that_no_longer_answers_is_replaced(
+    small, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stabdask.clusters import _SETTINGS, local_client
+
+    monkeypatch.setitem(_SETTINGS, "distributed.scheduler.worker-ttl", "1s")
+    store, stopped = tmp_path / "stopped.zarr", []
+    with local_client(n_workers=2, memory_limit=None, dashboard=False) as client:
+        pids = list(client.run(os.getpid).values())
+
+        def stop_once(progress) -> None:
+            if progress.n_new and not stopped:
+                stopped.append(pids[0])
+                os.kill(pids[0], signal.SIGSTOP)
+
+        report = run_small(small, store, workers=None, client=client, progress=stop_once)
+        assert report.complete
+        assert stopped
+        assert pids[0] not in client.run(os.getpid).values()
+    assert_same(store, undisturbed)
+
+
 STEPS = [
     (partition_module, "write_partition", "before any data"),
     (partition_module, "write_receipt", "after the data, before the receipt"),
