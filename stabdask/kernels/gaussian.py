@@ -12,10 +12,12 @@ from stabdask.kernels.arrays import XArray
 
 __all__ = ["GaussianSum"]
 
-_KERNEL_BYTES = 8 * 2**20
-"""Kernel values that are worked on together on a CPU: they stay in its cache."""
+_KERNEL_BYTES = 16 * 2**20
+"""Kernel values that are multiplied together on a CPU: a product of matrices is quicker the more rows it has."""
+_CACHED_BYTES = 2**20
+"""What is gone through element by element on a CPU, a few points at a time: it stays in its cache."""
 _DEVICE_BYTES = 256 * 2**20
-"""The same on a GPU."""
+"""The same two on a GPU."""
 _PRODUCT_BYTES = 64 * 2**20
 """What products of coefficients and centers may take: where they would take more, it is by slices of centers."""
 _MOST_AXES = 64
@@ -26,7 +28,8 @@ class GaussianSum:
     """The function ``v(x) = sum_m C_m exp(-beta |x - z_m|^2)`` and its derivatives.
 
     Its Jacobian is ``-2 beta sum_m K_m(x) C_m (x - z_m)^T``. With ``K`` the kernel values of a batch, that is
-    ``-2 beta [(K C) x^T - K B]``, where row m of ``B`` is ``C_m z_m^T``: two products of matrices for the whole batch.
+    ``-2 beta [(K C) x^T - K B]``, where row m of ``B`` is ``C_m z_m^T``: one product of matrices, ``K [B C]``, for the
+    whole batch.
 
     Parameters
     ----------
@@ -100,19 +103,24 @@ class GaussianSum:
         return self.values_and_jacobians(x)[1]
 
     def values_and_jacobians(self, x: npt.ArrayLike | XArray) -> tuple[XArray, XArray]:
-        """Return `values` and `jacobians`, for which the kernel is evaluated once."""
-        points = self._local(x)
-        values = self._xp.empty(points.shape, dtype=self.dtype)
-        out = self._xp.empty((len(points), self.n_axes, self.n_axes), dtype=self.dtype)
-        for rows in self._batches(len(points)):
-            here = points[rows]
-            kernel = self._kernel(here)
-            self._xp.matmul(kernel, self._coefficients, out=values[rows])
-            if self.n_axes > _MOST_AXES:
-                self._point_by_point(here, kernel, out[rows])
-            else:
-                self._by_products(here, kernel, values[rows], out[rows])
-        return values, out
+        """Return `values` and `jacobians`, for which the kernel is evaluated once.
+
+        Of few axes they are views of one array, where each point's Jacobian is followed by its value.
+        """
+        xp, points, d = self._xp, self._local(x), self.n_axes
+        n = len(points)
+        if d > _MOST_AXES:
+            values = xp.empty((n, d), dtype=self.dtype)
+            jacobians = xp.empty((n, d, d), dtype=self.dtype)
+            for rows in self._batches(n):
+                kernel = self._kernel(points[rows])
+                xp.matmul(kernel, self._coefficients, out=values[rows])
+                self._point_by_point(points[rows], kernel, jacobians[rows])
+            return values, jacobians
+        both = xp.empty((n, d * d + d), dtype=self.dtype)
+        for rows in self._batches(n):
+            self._by_products(points[rows], self._kernel(points[rows]), both[rows])
+        return both[:, d * d :], both[:, : d * d].reshape(n, d, d)
 
     def curvatures(self, x: npt.ArrayLike | XArray, direction: npt.ArrayLike | XArray) -> XArray:
         """Return second derivatives along a direction u of each point: d^2 v(x + s u) / ds^2 at s = 0, ``(n, d)``."""
@@ -135,31 +143,42 @@ class GaussianSum:
         return (points.astype(np.float64) - self._shift).astype(self.dtype)
 
     def _batches(self, n: int) -> list[slice]:
-        budget = _KERNEL_BYTES if self._xp is np else _DEVICE_BYTES
-        rows = max(1, budget // (self.dtype.itemsize * self.n_centers))
+        return self._parts(n, self.n_centers, _KERNEL_BYTES)
+
+    def _parts(self, n: int, n_columns: int, budget: int) -> list[slice]:
+        """Return as many of n rows at a time as `budget` holds of `n_columns` values each; more on a GPU."""
+        room = budget if self._xp is np else _DEVICE_BYTES
+        rows = max(1, room // (self.dtype.itemsize * n_columns))
         return [slice(first, min(first + rows, n)) for first in range(0, n, rows)]
 
     def _kernel(self, points: XArray) -> XArray:
         """Return exp(-beta |x - z_m|^2), ``(n, m)``."""
-        xp = self._xp
-        extended = xp.ones((len(points), self.n_axes + 2), dtype=self.dtype)
+        xp, n = self._xp, len(points)
+        extended = xp.ones((n, self.n_axes + 2), dtype=self.dtype)
         extended[:, :-2] = points
         extended[:, -2] = (points * points).sum(axis=1)
-        kernel = extended @ self._exponent
-        # Rounding may leave a squared distance a little below nothing.
-        xp.minimum(kernel, 0.0, out=kernel)
-        return xp.exp(kernel, out=kernel)
+        kernel = xp.empty((n, self.n_centers), dtype=self.dtype)
+        for rows in self._parts(n, self.n_centers, _CACHED_BYTES):
+            part = kernel[rows]
+            xp.matmul(extended[rows], self._exponent, out=part)
+            # Rounding may leave a squared distance a little below nothing.
+            xp.minimum(part, 0.0, out=part)
+            xp.exp(part, out=part)
+        return kernel
 
-    def _by_products(self, points: XArray, kernel: XArray, values: XArray, out: XArray) -> None:
+    def _by_products(self, points: XArray, kernel: XArray, out: XArray) -> None:
+        """Fill ``(n, d * d + d)`` with Jacobians and, after each, the value."""
         xp, d = self._xp, self.n_axes
-        flat = out.reshape(len(out), d * d)
         if len(self._slices) == 1:
-            xp.matmul(kernel, self._products, out=flat)
+            xp.matmul(kernel, self._products, out=out)
         else:
-            flat[...] = 0.0
+            out[...] = 0.0
             for part in self._slices:
-                flat += kernel[:, part] @ self._outer(part)
-        out -= (2.0 * self.beta * values)[:, :, None] * points[:, None, :]
+                out += kernel[:, part] @ self._outer(part)
+        for rows in self._parts(len(points), d * d, _CACHED_BYTES):
+            jacobians, values = out[rows, : d * d], out[rows, d * d :]
+            away = (2.0 * self.beta * values)[:, :, None] * points[rows][:, None, :]
+            jacobians -= away.reshape(-1, d * d)
 
     def _point_by_point(self, points: XArray, kernel: XArray, out: XArray) -> None:
         """Multiply, for each point, the weighted coefficients by its distances: on a GPU for some points at a time."""
@@ -177,7 +196,7 @@ class GaussianSum:
 
     @cached_property
     def _slices(self) -> list[slice]:
-        step = max(1, _PRODUCT_BYTES // (self.dtype.itemsize * self.n_axes**2))
+        step = max(1, _PRODUCT_BYTES // (self.dtype.itemsize * self.n_axes * (self.n_axes + 1)))
         return [slice(first, min(first + step, self.n_centers)) for first in range(0, self.n_centers, step)]
 
     @cached_property
@@ -189,7 +208,7 @@ class GaussianSum:
         return products
 
     def _outer(self, part: slice) -> XArray:
-        """Return 2 beta C_m z_m^T of some centers, ``(m, d * d)``."""
-        scaled = 2.0 * self.beta * self._coefficients[part]
-        products = scaled[:, :, None] * self._centers[part][:, None, :]
-        return products.reshape(len(scaled), self.n_axes**2)
+        """Return 2 beta C_m z_m^T of some centers, and C_m beside them, ``(m, d * d + d)``."""
+        coefficients = self._coefficients[part]
+        products = 2.0 * self.beta * coefficients[:, :, None] * self._centers[part][:, None, :]
+        return self._xp.concatenate([products.reshape(len(products), -1), coefficients], axis=1)
