@@ -48,6 +48,10 @@ class Linearization(ABC):
     def cores(self, cells: Index) -> Array:
         """Return the cores of `cells`, zero-padded: ``(cell, k, k)`` with k the largest of their sizes."""
 
+    def cores_to_read(self, cells: Index) -> Array:
+        """Return `cores`, which the caller leaves as they are: they may be the field's own."""
+        return self.cores(cells)
+
     def solve(
         self,
         cells: Index,
@@ -61,7 +65,7 @@ class Linearization(ABC):
 
         See `stabdask.kernels.eig.eig`; a field whose cores need not be formed may have a shorter way.
         """
-        cores = self.cores(cells)
+        cores = self.cores_to_read(cells)
         sizes = self.sizes[cells]
         if not isinstance(cores, np.ndarray):
             from stabdask.kernels import cuda

@@ -62,6 +62,13 @@ class RKHSLinearization(Linearization):
         cores: Array = self.jacobians[self._xp.asarray(cells)]
         return cores
 
+    def cores_to_read(self, cells: Index) -> Array:
+        """Return the Jacobians over the axes, those of cells in a row without a copy."""
+        if not len(cells) or (np.diff(cells) != 1).any():
+            return self.cores(cells)
+        cores: Array = self.jacobians[int(cells[0]) : int(cells[-1]) + 1]
+        return cores
+
     def lift_right(
         self, cells: Index, values: XArray, vectors: XArray
     ) -> tuple[XArray, npt.NDArray[np.bool_]]:

@@ -110,6 +110,16 @@ def test_closed_forms_are_those_of_dense_jacobians(case: SmallRkhs) -> None:
     np.testing.assert_allclose(part.acceleration(), along, atol=1e-12 * np.abs(along).max())
 
 
+def test_cores_of_cells_in_a_row_are_read_where_they_are(case: SmallRkhs) -> None:
+    linear = case.field.linearize(np.resize(case.x, (6, case.x.shape[1])), 0)
+    for cells in ([2, 3, 4], [4, 3], [1, 3], [5], [0, 0], []):
+        index = np.array(cells, dtype=np.intp)
+        read, own = linear.cores_to_read(index), linear.cores(index)
+        np.testing.assert_array_equal(read, own)
+        assert not np.shares_memory(own, linear.jacobians)
+        assert np.shares_memory(read, linear.jacobians) == (cells in ([2, 3, 4], [5]))
+
+
 def test_nothing_lies_outside_the_core(case: SmallRkhs) -> None:
     part, n = linear(case), len(case.x)
     np.testing.assert_array_equal(part.rest_leading(), np.full((n, 2), -np.inf))

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,38 @@ def test_every_variant_solves(dtype: Any, vectors: Any) -> None:
                 for m in range(min(6, size)):
                     x = result.right[b, m, :size]
                     assert np.linalg.norm(A @ x - values[m] * x) <= 100 * np.sqrt(size) * eps * norm, name
+
+
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
+    "part of larger rows": lambda A: np.concatenate([A, A + 1.0], axis=2)[:, :, : A.shape[2]],
+    "part of longer records": lambda A: np.concatenate([A.reshape(len(A), -1), A[:, 0]], axis=1)[
+        :, : A[0].size
+    ].reshape(A.shape),
+    "every other": lambda A: np.repeat(A, 2, axis=0)[::2],
+    "backwards": lambda A: A[::-1].copy()[::-1],
+    "transposed": lambda A: A.transpose(0, 2, 1).copy().transpose(0, 2, 1),
+    "in a record of odd size": lambda A: np.rec.fromarrays(
+        [A.reshape(len(A), -1), np.zeros(len(A), "u1")], dtype=[("core", A.dtype, A[0].size), ("rest", "u1")]
+    )["core"].reshape(A.shape),
+}
+
+
+@built
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_gives_the_same(layout: str, dtype: Any) -> None:
+    rng = np.random.default_rng(5)
+    cores = rng.normal(size=(21, 9, 9)).astype(dtype)
+    laid = LAYOUTS[layout](cores)
+    assert not laid.flags.c_contiguous
+    np.testing.assert_array_equal(laid, cores)
+    sizes = rng.integers(1, 10, size=21)
+    for vectors in ("none", "both"):
+        one, other = (eig(A, sizes=sizes, vectors=vectors, backend="lanes") for A in (cores, laid))
+        np.testing.assert_array_equal(one.eigenvalues, other.eigenvalues)
+        np.testing.assert_array_equal(one.residual, other.residual)
+    same = eig(np.broadcast_to(cores[0], cores.shape), backend="lanes").eigenvalues
+    np.testing.assert_array_equal(same, np.broadcast_to(same[0], same.shape))
 
 
 @built

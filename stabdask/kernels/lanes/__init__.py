@@ -78,14 +78,16 @@ def solve(cores: npt.NDArray[Any], sizes: npt.NDArray[np.int64], out: Results) -
     Parameters
     ----------
     cores
-        ``(batch, k, k)`` float32 or float64.
+        ``(batch, k, k)`` float32 or float64; copied only where rows are not contiguous.
     sizes
         ``(batch,)``.
     out
         Its precision is that of the arithmetic.
     """
+    if cores.strides[2] != cores.itemsize or any(step % cores.itemsize for step in cores.strides):
+        cores = np.ascontiguousarray(cores)
     _module().solve(
-        np.ascontiguousarray(cores),
+        cores,
         sizes,
         out.eigenvalues,
         out.right,

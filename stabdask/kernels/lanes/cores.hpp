@@ -27,11 +27,11 @@ inline void choose_scale(double top, Look& out) {
     out.down = std::ldexp(1.0, exponent);
 }
 
-// The matrices given by the caller, one after the other.
+// The matrices given by the caller, in an array whose rows are contiguous.
 template <class Source>
 struct DenseCores {
     const Source* data;
-    int64_t k;
+    int64_t matrix_stride, row_stride;
     const int64_t* sizes;
 
     int size(int64_t b) const { return (int)sizes[b]; }
@@ -109,7 +109,7 @@ struct DenseCores {
     }
 
 private:
-    const Source* entries(int64_t b, int i) const { return data + ((size_t)b * k + i) * k; }
+    const Source* entries(int64_t b, int i) const { return data + b * matrix_stride + i * row_stride; }
 
     static void scan_row(const Source* row, int n, Source& top, double& bad, int64_t& zeros) {
         Source largest[8] = {0}, wrong[8] = {0};

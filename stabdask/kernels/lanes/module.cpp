@@ -18,7 +18,7 @@ namespace nb = nanobind;
 namespace {
 
 template <class Source>
-using Cores = nb::ndarray<const Source, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Cores = nb::ndarray<const Source, nb::ndim<3>, nb::device::cpu>;
 template <class T, size_t D>
 using Array = nb::ndarray<T, nb::ndim<D>, nb::c_contig, nb::device::cpu>;
 template <class T, size_t D>
@@ -75,6 +75,7 @@ void solve(Cores<Source> cores, Array<const int64_t, 1> sizes, Array<std::comple
            const std::string& instruction_set) {
     const size_t batch = cores.shape(0), k = cores.shape(1);
     if (cores.shape(2) != k) throw nb::value_error("cores are not square");
+    if (cores.size() && cores.stride(2) != 1) throw nb::value_error("rows of cores are not contiguous");
     expect(sizes, {batch}, "sizes");
     expect(values, {batch, k}, "values");
     expect(residual, {batch}, "residual");
@@ -91,7 +92,7 @@ void solve(Cores<Source> cores, Array<const int64_t, 1> sizes, Array<std::comple
     const Variant& variant = variant_named(instruction_set);
     const auto pairs = [](auto& array) { return array ? reinterpret_cast<T*>(array->data()) : nullptr; };
     const DenseProblem<T, Source> problem{
-        cores.data(), sizes.data(), (int64_t)batch, (int64_t)k, (int64_t)modes,
+        cores.data(), cores.stride(0), cores.stride(1), sizes.data(), (int64_t)batch, (int64_t)k, (int64_t)modes,
         reinterpret_cast<T*>(values.data()), pairs(right), pairs(left),
         overlap ? overlap->data() : nullptr, residual.data(), trace_defect.data(), outcome.data()};
     nb::gil_scoped_release released;

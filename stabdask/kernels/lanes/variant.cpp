@@ -10,7 +10,7 @@ namespace LANES_NAMESPACE {
 template <class T, class Source>
 void solve_dense(const DenseProblem<T, Source>& problem) {
     constexpr int width = LANES_BYTES / sizeof(T);
-    const DenseCores<Source> cores{problem.cores, problem.k, problem.sizes};
+    const DenseCores<Source> cores{problem.cores, problem.matrix_stride, problem.row_stride, problem.sizes};
     const Results<T> results{problem.values,   problem.right,    problem.left,         problem.overlap,
                              problem.residual, problem.trace_defect, problem.outcome, problem.modes};
     Batch<T, width, DenseCores<Source>>(cores, problem.batch, problem.k, results).solve();

@@ -9,6 +9,7 @@
 template <class T, class Source>
 struct DenseProblem {
     const Source* cores;   // (batch, k, k)
+    int64_t matrix_stride, row_stride;
     const int64_t* sizes;  // (batch,)
     int64_t batch, k, modes;
     T* values;
