@@ -177,7 +177,7 @@ class GaussianSum:
                 out += kernel[:, part] @ self._outer(part)
         for rows in self._parts(len(points), d * d, _CACHED_BYTES):
             jacobians, values = out[rows, : d * d], out[rows, d * d :]
-            away = (2.0 * self.beta * values)[:, :, None] * points[rows][:, None, :]
+            away = xp.einsum("ci,cj->cij", 2.0 * self.beta * values, points[rows])
             jacobians -= away.reshape(-1, d * d)
 
     def _point_by_point(self, points: XArray, kernel: XArray, out: XArray) -> None:
