@@ -9,11 +9,14 @@ import numpy.typing as npt
 
 from stabdask.fields.base import Array, Index, Linearization
 
-__all__ = ["curvature_vectors", "torsions", "write_calculus"]
+__all__ = ["ALONG_PATH", "curvature_vectors", "torsions", "write_calculus"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_ALONG_PATH = {"velocity", "acceleration", "acceleration_norm", "curvature", "curvature_norm", "torsion"}
+ALONG_PATH = frozenset(
+    {"velocity", "acceleration", "acceleration_norm", "curvature", "curvature_norm", "torsion"}
+)
+"""What `write_calculus` writes from the velocity, and from it and the acceleration."""
 
 
 def curvature_vectors(velocity: Array, acceleration: Array) -> Array:
@@ -47,7 +50,7 @@ def write_calculus(linear: Linearization, rows: Index, out: Arrays) -> None:
     """Write what is asked for of the path of each cell, and the curl."""
     if "curl" in out:
         out["curl"][rows] = linear.curl()
-    wanted = _ALONG_PATH & out.keys()
+    wanted = ALONG_PATH & out.keys()
     if not wanted:
         return
     velocity = linear.velocity()

@@ -14,6 +14,7 @@ from stabdask.fields.base import Field
 from stabdask.kernels.lanczos import BASIS_BYTES as REACTIVITY_BYTES
 from stabdask.kernels.lanczos import DENSE_ORDER
 from stabdask.runs.between import BETWEEN_BYTES
+from stabdask.runs.calculus import ALONG_PATH
 from stabdask.runs.modes import EDGE_BYTES
 from stabdask.runs.options import Options
 from stabdask.runs.shapes import batch_cells, output_shapes
@@ -34,6 +35,9 @@ _GATHER_BYTES = 24 * 2**20
 """Cores that are formed a few megabytes at a time, with temporaries."""
 _LANES_BYTES = 5 * 64
 """Bytes of the compiled solver per entry of the largest core: five matrices, one cache line an entry."""
+
+_PATH_COPIES = 5
+"""Vectors over all axes that a cell has while its velocity, acceleration and curvature are worked out."""
 
 
 def output_bytes(field: Field, options: Options) -> int:
@@ -142,6 +146,8 @@ def task_bytes(
     if "sensitivity" in options.quantities:
         vectors += 3 * max(EDGE_BYTES, 8 * len(field.regulator_index) ** 2)
     closed = block * field.cell_bytes(expression.dtype.itemsize)
+    if ALONG_PATH & set(options.quantities):
+        closed += block * _PATH_COPIES * 8 * len(field.axes)
     # Whole cores are kept while they are solved; others are formed for it.
     solved = closed + cores + vectors if options.whole_cores else max(closed, cores + vectors)
     solved += _between_bytes(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from random_atlas import random_atlas
 
 import stabdask as sd
 from stabdask.runs import partition, plan, sizing
+from stabdask.runs.block import compute_block
 from stabdask.runs.options import make_options
 from stabdask.runs.sizing import block_and_partition, task_bytes
 
@@ -83,3 +85,26 @@ def test_the_time_is_estimated_on_no_more_cells_than_a_task_takes(monkeypatch: p
     made = sd.plan(atlas.cells(block_cells=60), atlas.field, partition_cells=4, workers=1)
     assert made.block_cells == 4
     assert seen == [4]
+
+
+def test_what_the_path_of_cells_takes_is_planned(tmp_path: Path) -> None:
+    block = 3000
+    atlas = sd.simulate_atlas(tmp_path, n_cells=block, n_genes=1200, n_regulators=30)
+    field = sd.read_field(atlas.field)
+    x = sd.open_cells(atlas.cells, layer=atlas.layer, cluster_key=atlas.cluster_key)["expression"].data
+    expression = x.compute()
+
+    def measure(quantity: str) -> tuple[int, int]:
+        """Return the most that a block takes beside its results, and what is planned for it."""
+        options = make_options(field, spectrum="none", quantities=[quantity])
+        tracemalloc.start()
+        out = compute_block(expression, np.zeros(block, dtype=int), field, options)
+        peak = tracemalloc.get_traced_memory()[1] - sum(values.nbytes for values in out.values())
+        tracemalloc.stop()
+        results = int(block * 2.5 * sizing.output_bytes(field, options))
+        return peak, task_bytes(x, field, options, block, block) - results
+
+    assert measure("speed")[0] < measure("speed")[1]
+    for quantity in ("velocity", "acceleration", "acceleration_norm", "curvature", "curvature_norm"):
+        peak, planned = measure(quantity)
+        assert peak <= planned <= 6 * peak, quantity
