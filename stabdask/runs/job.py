@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from stabdask.atlas.alignment import axis_columns, cluster_models
 from stabdask.atlas.annotations import Annotation, annotations_of
 from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
-from stabdask.errors import InputError, MissingKeyError, UsageError
+from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field
 from stabdask.runs.annotations import annotations_identity
 from stabdask.runs.block import NO_LABEL, SKIPPED
@@ -210,6 +211,7 @@ def prepare(
             f"field is a {type(field).__name__}; expected a Field, e.g. from stabdask.read_field"
         )
     _check_dataset(cells)
+    _check_names(options)
     checked = make_options(field, **options)
     annotations = annotations_of(cells)
     columns = axis_columns(cells, field)
@@ -247,6 +249,13 @@ def prepare(
         options=checked,
     )
     return Job(spec, cells, field, codes, model_codes, columns, sample, tuple(annotations))
+
+
+def _check_names(options: dict[str, Any]) -> None:
+    known = [name for name in inspect.signature(make_options).parameters if name != "field"]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"there is no option {name!r}; {near_misses(name, known)}")
 
 
 def _check_dataset(cells: xr.Dataset) -> None:

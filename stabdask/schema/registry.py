@@ -220,8 +220,8 @@ _REGISTRY: tuple[Variable, ...] = (
     Variable(
         "participation", ("cell", "vector_mode", "regulator"), "complex", "1", "participation factors",
         "conj(y_i) x_i / (y^H x): how much the mode is gene i's; sums to 1. Its real part is minus the derivative of "
-        "the mode's real part by gene i's degradation rate. Exactly 0 for genes that are no active regulators; NaN for "
-        "a defective mode.",
+        "the mode's real part by gene i's degradation rate. Exactly 0 outside the core (of a Hopfield field: for genes "
+        "that are no active regulators); NaN for a defective mode.",
         "both vectors", _PARTICIPATION, on_request=True,
     ),
     Variable(

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_atlas import random_atlas
 
+import stabdask as sd
 from stabdask.errors import BackendUnavailableError, MissingKeyError, StabdaskError, UsageError
 from stabdask.kernels.eig import BACKENDS
 from stabdask.runs.block import compute_block
@@ -202,3 +203,11 @@ def test_every_request_is_either_refused_or_answered_as_announced(asked: dict[st
             for part in MODE_QUANTITIES[name]
         }
         assert made <= set(out)
+
+
+@pytest.mark.parametrize("call", [sd.plan, sd.stability])
+def test_an_option_that_does_not_exist(call: Any) -> None:
+    with pytest.raises(UsageError, match="no option 'quantites'; did you mean 'quantities'"):
+        call(ATLAS.cells(), FIELD, quantites=["speed"])
+    with pytest.raises(UsageError, match=r"no option 'bogus'; .*'spectrum'"):
+        call(ATLAS.cells(), FIELD, bogus=1)
