@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stabdask.runs.fixed_points import fixed_points
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
+    from stabdask.runs.response import response
     from stabdask.runs.results import open_results
     from stabdask.runs.run_report import RunReport
     from stabdask.runs.runner import run
@@ -60,6 +61,7 @@ _HOMES = {
     "plan": "stabdask.runs.plan",
     "rank_elements": "stabdask.analysis.rankings",
     "read_field": "stabdask.fields.reading",
+    "response": "stabdask.runs.response",
     "run": "stabdask.runs.runner",
     "sample": "stabdask.atlas.sampling",
     "simulate_atlas": "stabdask.atlas.simulate",
@@ -95,6 +97,7 @@ __all__ = [
     "plan",
     "rank_elements",
     "read_field",
+    "response",
     "run",
     "sample",
     "simulate_atlas",

@@ -53,6 +53,7 @@ _TAKEN = frozenset(
         *("core_effector", "participation_mean", "participation_std", "weight"),
         *("sensitivity_mean", "sensitivity_std"),
         *("coordinates", "loading", "jacobian_mean", "jacobian_abs_mean", "switch_mean"),
+        *("response_mean", "response_abs_mean"),
         *("axis_sensitivity_mean", "axis_jacobian_mean"),
         *("statistic", "n_cells", "n_failed", "failed_fraction", "unstable_fraction"),
     }

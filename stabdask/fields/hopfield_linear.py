@@ -393,7 +393,7 @@ class HopfieldLinearization(Linearization):
         found = self._elements(self._host_slope[cells], rows, columns)
         return found.reshape(len(cells), len(effectors), len(regulators))
 
-    def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
+    def response(self, cells: Index, effectors: Index, regulators: Index) -> tuple[Array, Array]:
         """Return -J^-1, by solving the core of all regulators and what it drives; see `Linearization.response`."""
         return block_response(self._model, self._host_slope[cells], effectors, regulators)
 

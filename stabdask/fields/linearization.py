@@ -44,6 +44,11 @@ class Linearization(ABC):
         """Order of the core of each cell, ``(cell,)``."""
         return np.asarray(self.active.sum(axis=1), dtype=np.intp)
 
+    @property
+    def rounding(self) -> float:
+        """Relative rounding error of the precision that Jacobians are computed in."""
+        return float(np.finfo(np.float64).eps)
+
     @abstractmethod
     def cores(self, cells: Index) -> Array:
         """Return the cores of `cells`, zero-padded: ``(cell, k, k)`` with k the largest of their sizes."""
@@ -242,8 +247,17 @@ class Linearization(ABC):
         """Return ``J[effectors, regulators]`` of `cells`, ``(len(cells), effector, regulator)``."""
 
     @abstractmethod
-    def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
-        """Return ``-J^-1 [effectors, regulators]`` of `cells`, shaped as `block`; NaN where J is singular."""
+    def response(self, cells: Index, effectors: Index, regulators: Index) -> tuple[Array, Array]:
+        """Return ``-J^-1 [effectors, regulators]`` of `cells`, and how well it is conditioned.
+
+        Returns
+        -------
+        response
+            ``(len(cells), effector, regulator)``; NaN where J is singular.
+        condition
+            ``(len(cells),)``: the condition number, in the 1-norm, of the matrix that was solved with; infinite where
+            J is singular.
+        """
 
     @abstractmethod
     def participation(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from stabdask.fields.base import Array, Index, Linearization
 from stabdask.kernels.arrays import XArray, array_module, to_host
-from stabdask.kernels.solve import solve_or_nan
+from stabdask.kernels.solve import inverse_or_nan
 
 if TYPE_CHECKING:
     from stabdask.kernels.gaussian import GaussianSum
@@ -56,6 +56,11 @@ class RKHSLinearization(Linearization):
     def _along(self, directions: XArray) -> XArray:
         """Return J u for a direction of each cell."""
         return self._xp.matmul(self.jacobians, directions[:, :, None])[:, :, 0].astype(np.float64)
+
+    @property
+    def rounding(self) -> float:
+        """Relative rounding error of the precision of the products of matrices."""
+        return float(np.finfo(self._function.dtype).eps)
 
     def cores(self, cells: Index) -> Array:
         """Return the Jacobians over the axes; see `Linearization.cores`."""
@@ -181,15 +186,16 @@ class RKHSLinearization(Linearization):
             out[part] = self._between_genes(effectors, self._columns_of(J, regulators))
         return out
 
-    def response(self, cells: Index, effectors: Index, regulators: Index) -> Array:
+    def response(self, cells: Index, effectors: Index, regulators: Index) -> tuple[Array, Array]:
         """Return -Q_eff J^-1 Q_reg^T: J has no inverse between genes, only along the axes."""
         out = np.empty((len(cells), len(effectors), len(regulators)))
-        right = -self._rows_of(regulators).T
-        # Solutions are over all axes, however few effectors are asked for.
-        for part in self._parts(len(cells), self._x.shape[1] + len(regulators)):
+        condition = np.empty(len(cells))
+        # Products are over all axes, however few effectors are asked for.
+        for part in self._parts(len(cells), 2 * self._x.shape[1] + len(regulators)):
             J = self.jacobians[self._xp.asarray(cells[part])].astype(np.float64)
-            out[part] = self._between_genes(effectors, solve_or_nan(J, right))
-        return out
+            inverse, condition[part] = inverse_or_nan(J)
+            out[part] = self._between_genes(effectors, self._columns_of(-inverse, regulators))
+        return out, condition
 
     def _columns_of(self, J: XArray, regulators: Index) -> XArray:
         """Return J Q_reg^T, ``(cell, axis, regulator)``."""

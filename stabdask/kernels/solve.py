@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.kernels.arrays import XArray, array_module
+from stabdask.kernels.arrays import XArray, array_module, to_host
 
-__all__ = ["solve_damped", "solve_or_nan"]
+__all__ = ["inverse_or_nan", "solve_damped", "solve_or_nan"]
 
 Array = npt.NDArray[np.float64]
 
@@ -58,6 +58,37 @@ def _solve_one(matrix: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray
     except np.linalg.LinAlgError:
         return np.full(right.shape, np.nan, dtype=np.result_type(matrix.dtype, right.dtype))
     return found if np.isfinite(found).all() else np.full_like(found, np.nan)
+
+
+def inverse_or_nan(matrices: XArray) -> tuple[XArray, npt.NDArray[np.float64]]:
+    """Invert every matrix of a batch, and say how well it is conditioned.
+
+    Parameters
+    ----------
+    matrices
+        ``(batch, n, n)``.
+
+    Returns
+    -------
+    inverse
+        ``(batch, n, n)``; NaN for a matrix that is exactly singular or not finite.
+    condition
+        ``(batch,)``, on the host: ``|A|_1 |A^-1|_1``, at least 1; infinite where there is no inverse.
+
+    Examples
+    --------
+    >>> inverse, condition = inverse_or_nan(np.array([[[2.0, 0.0], [0.0, 0.5]], [[1.0, 1.0], [1.0, 1.0]]]))
+    >>> condition
+    array([ 4., inf])
+    """
+    xp, n = array_module(matrices), matrices.shape[1]
+    inverse = solve_or_nan(matrices, xp.eye(n, dtype=matrices.dtype))
+    if not n:
+        return inverse, np.ones(len(matrices))
+    norms = [to_host(xp.abs(each).sum(axis=1).max(axis=1)).astype(np.float64) for each in (matrices, inverse)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        condition = norms[0] * norms[1]
+    return inverse, np.where(np.isnan(condition), np.inf, condition)
 
 
 def solve_damped(matrices: Array, b: Array, damping: Array, weights: Array | None = None) -> Array:

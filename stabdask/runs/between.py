@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from stabdask.fields.base import Array, Index, Linearization
 from stabdask.kernels.solve import solve_or_nan
-from stabdask.schema import BLOCK_QUANTITIES
+from stabdask.schema import BLOCK_QUANTITIES, Status
 
 __all__ = ["BETWEEN", "BETWEEN_BYTES", "dynamo_sensitivities", "write_between"]
 
 Arrays = dict[str, npt.NDArray[Any]]
+Labels = npt.NDArray[np.integer[Any]]
 Mutual = tuple[tuple[Index, Index], tuple[Index, Index]]
 
 BETWEEN = {name for names in BLOCK_QUANTITIES.values() for name in names}
@@ -21,12 +22,14 @@ BETWEEN = {name for names in BLOCK_QUANTITIES.values() for name in names}
 
 BETWEEN_BYTES = 16 * 2**20
 """Elements that are worked on together."""
+_WORST = 1e-3
+"""Relative error, as the condition number bounds it, from which on responses count as inaccurate."""
 
 
 def write_between(
     linear: Linearization,
     rows: Index,
-    labels: npt.NDArray[np.integer[Any]],
+    labels: Labels,
     effectors: Index,
     regulators: Index,
     out: Arrays,
@@ -42,8 +45,8 @@ def write_between(
     for first in range(0, len(rows), step):
         cells = np.arange(first, min(first + step, len(rows)))
         here = rows[cells]
-        if "response" in out:
-            out["response"][here] = linear.response(cells, effectors, regulators)
+        if "response_status" in out:
+            _write_responses(linear, cells, here, labels[cells], (effectors, regulators), out)
         if "dynamo_sensitivity" in out:
             whole = dynamo_sensitivities(linear.block(cells, union, union))
             out["dynamo_sensitivity"][here] = whole[:, rows_of[:, None], columns_of]
@@ -52,7 +55,8 @@ def write_between(
             if "jacobian" in out:
                 out["jacobian"][here] = elements
             if "jacobian_sum" in out:
-                _add(elements, labels[cells], mutual, out)
+                _add("jacobian", elements, labels[cells], out)
+                _add_switches(elements, labels[cells], mutual, out)
 
 
 def dynamo_sensitivities(jacobians: Array) -> Array:
@@ -78,15 +82,42 @@ def _mutual(effectors: Index, regulators: Index) -> Mutual:
     return (i[:, None], j), (i, j[:, None])
 
 
-def _add(elements: Array, labels: npt.NDArray[np.integer[Any]], mutual: Mutual | None, out: Arrays) -> None:
-    """Add elements, their sizes and the products of mutual inhibition to the sums of each label."""
+def _write_responses(
+    linear: Linearization,
+    cells: Index,
+    rows: Index,
+    labels: Labels,
+    between: tuple[Index, Index],
+    out: Arrays,
+) -> None:
+    """Write responses, how well they are conditioned and what became of them, and add the good ones to sums."""
+    responses, condition = linear.response(cells, *between)
+    status = np.where(condition * linear.rounding > _WORST, Status.INACCURATE, Status.OK)
+    status[np.isinf(condition)] = Status.SINGULAR
+    out["response_status"][rows], out["response_condition"][rows] = status, condition
+    if "response" in out:
+        out["response"][rows] = responses
+    if "response_sum" in out:
+        good = status == Status.OK
+        _add("response", responses[good], labels[good], out)
+
+
+def _add(name: str, elements: Array, labels: Labels, out: Arrays) -> None:
+    """Add elements and their sizes to the sums of each label."""
     for label in np.unique(labels):
         own = elements[labels == label]
-        out["jacobian_cells"][0, label] += len(own)
-        out["jacobian_sum"][0, label] += own.sum(axis=0)
-        out["jacobian_abs_sum"][0, label] += np.abs(own).sum(axis=0)
-        if mutual is not None:
-            there, back = mutual
-            one, other = own[:, there[0], there[1]], own[:, back[0], back[1]]
-            # Products of what is negative both ways.
-            out["switch_sum"][0, label][there] += (np.minimum(one, 0.0) * np.minimum(other, 0.0)).sum(axis=0)
+        out[f"{name}_cells"][0, label] += len(own)
+        out[f"{name}_sum"][0, label] += own.sum(axis=0)
+        out[f"{name}_abs_sum"][0, label] += np.abs(own).sum(axis=0)
+
+
+def _add_switches(elements: Array, labels: Labels, mutual: Mutual | None, out: Arrays) -> None:
+    """Add the products of mutual inhibition to the sums of each label."""
+    if mutual is None:
+        return
+    there, back = mutual
+    for label in np.unique(labels):
+        own = elements[labels == label]
+        one, other = own[:, there[0], there[1]], own[:, back[0], back[1]]
+        # Products of what is negative both ways.
+        out["switch_sum"][0, label][there] += (np.minimum(one, 0.0) * np.minimum(other, 0.0)).sum(axis=0)

@@ -29,12 +29,12 @@ def merge_sums(ds: xr.Dataset) -> xr.Dataset:
         and ``sensitivity_std (cluster, core_effector, regulator)``, or ``axis_sensitivity_mean`` and
         ``axis_jacobian_mean (cluster, axis_effector, axis)``, ``driver_cells (cluster, vector_mode)``, the cells they
         are of, and ``leading_cells (cluster)``; ``jacobian_mean``, ``jacobian_abs_mean`` and ``switch_mean (cluster,
-        block_effector, block_regulator)`` and ``jacobian_cells (cluster)``, the cells these are of: where `ds` has
-        their sums. The standard deviation is that of the population (ddof 0). NaN for clusters without such cells;
-        ``switch_mean`` also for genes that are not both effector and regulator. What partitions that are missing would
-        add is left out.
+        block_effector, block_regulator)`` and ``jacobian_cells (cluster)``, the cells these are of; ``response_mean``
+        and ``response_abs_mean`` likewise, and ``response_cells``: where `ds` has their sums. The
+        standard deviation is that of the population (ddof 0). NaN for clusters without such cells; ``switch_mean`` also
+        for genes that are not both effector and regulator. What partitions that are missing would add is left out.
     """
-    out = _block_means(ds)
+    out = _block_means(ds, "jacobian", "the Jacobian") | _block_means(ds, "response", "responses")
     if "driver_cells" in ds:
         out |= _driver_means(ds)
     dropped = [name for name in VARIABLES if VARIABLES[name].per_partition and name in ds]
@@ -78,23 +78,24 @@ def _driver_means(ds: xr.Dataset) -> dict[str, Any]:
     return out
 
 
-def _block_means(ds: xr.Dataset) -> dict[str, Any]:
-    """Return means over the cells of each cluster of elements between chosen genes."""
-    if "jacobian_cells" not in ds:
+def _block_means(ds: xr.Dataset, kind: str, words: str) -> dict[str, Any]:
+    """Return means over the cells of each cluster of elements of a kind between chosen genes."""
+    counted_by = f"{kind}_cells"
+    if counted_by not in ds:
         return {}
-    cells = ds["jacobian_cells"]
+    cells = ds[counted_by]
     computed = cells >= 0
     count = cells.where(computed, 0).sum("partition").astype(np.int64)
     count.attrs = {
-        **VARIABLES["jacobian_cells"].attrs,
-        "description": "Number of cells in the means of the Jacobian.",
+        **VARIABLES[counted_by].attrs,
+        "description": f"Number of cells in the means of {words}.",
     }
-    out: dict[str, Any] = {"jacobian_cells": count}
+    out: dict[str, Any] = {counted_by: count}
     effectors, regulators = ds["block_effector"], ds["block_regulator"]
     mutual = effectors.isin(regulators.to_numpy()) & regulators.isin(effectors.to_numpy())
-    for name in ("jacobian", "jacobian_abs", "switch"):
+    for name in (kind, f"{kind}_abs", *(["switch"] if kind == "jacobian" else [])):
         if f"{name}_sum" in ds:
-            mean = _mean(ds, f"{name}_sum", computed, count, counted_by="jacobian_cells")
+            mean = _mean(ds, f"{name}_sum", computed, count, counted_by=counted_by)
             out[f"{name}_mean"] = mean.where(mutual) if name.startswith("switch") else mean
     return out
 

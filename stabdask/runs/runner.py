@@ -229,7 +229,7 @@ def _refuse_without_room(path: Path, job: Job) -> None:
             f"what is asked for between {len(job.spec.options.effectors):,} effectors and "
             f"{len(job.spec.options.regulators):,} regulators takes {format_bytes(needed)}, and "
             f"{format_bytes(free)} are free in {folder}; choose fewer genes, means by cluster (quantity "
-            "'jacobian_mean'), or another disk"
+            "'jacobian_mean' or 'response_mean'), or another disk"
         )
 
 

@@ -169,7 +169,7 @@ def _between_bytes(options: Options) -> int:
     """Return what quantities between chosen genes take on the way: at least those of one cell, in several copies."""
     found = 0
     if options.effectors:
-        copies = 8 if "jacobian_mean" in options.quantities else 5
+        copies = 8 if {"jacobian_mean", "response_mean"} & set(options.quantities) else 5
         found = copies * max(BETWEEN_BYTES, 8 * len(options.effectors) * len(options.regulators))
     if "dynamo_sensitivity" in options.quantities:
         # Inverses are of all genes that are either; of these it is half as many that are worked on together.

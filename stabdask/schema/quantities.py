@@ -62,7 +62,11 @@ SWITCH_MEANS = ("switch_sum",)
 
 BLOCK_QUANTITIES: dict[str, tuple[str, ...]] = {
     "jacobian": ("jacobian",),
-    "response": ("response",),
+    "response": ("response", "response_condition", "response_status"),
+    "response_mean": (
+        *("response_cells", "response_sum", "response_abs_sum"),
+        *("response_condition", "response_status"),
+    ),
     "dynamo_sensitivity": ("dynamo_sensitivity",),
     "jacobian_mean": ("jacobian_cells", "jacobian_sum", "jacobian_abs_sum", *SWITCH_MEANS),
 }

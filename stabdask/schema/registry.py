@@ -24,6 +24,7 @@ _WILKINSON = (
 _PARTICIPATION = "Perez-Arriaga, Verghese & Schweppe 1982, IEEE Trans. Power Apparatus and Systems 101:3117"
 _SENSITIVITY = "Caswell 2001, Matrix Population Models, 9.1; Wilkinson 1965, The Algebraic Eigenvalue Problem"
 
+_HIGHAM = "Higham (2002), Accuracy and Stability of Numerical Algorithms, 2nd ed., ch. 7 and 15"
 _QIU = "Qiu et al. 2022, Cell 185:690"
 _BLOCK = ("block_effector", "block_regulator")
 _FRENET = "Do Carmo 2016, Differential Geometry of Curves and Surfaces, 1.5"
@@ -168,6 +169,33 @@ _REGISTRY: tuple[Variable, ...] = (
         "-J^-1 [effector, regulator]: by what a constant push on the regulator, small and kept up, would shift the "
         "effector once all settled, if the field were linear. Of a field over axes, -Q J^-1 Q^T with their loadings Q. "
         "NaN where J is singular.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "response_condition", _CELL, "float", "1", "condition number of the core",
+        "|C|_1 |C^-1|_1 of the matrix C that responses are solved with: the Jacobian among all regulators of the "
+        "cluster, or over the axes. Responses have lost as many digits as it has. Infinite where J is singular.",
+        "closed form", _HIGHAM, on_request=True,
+    ),
+    Variable(
+        "response_status", _CELL, "code", "1", "what became of the responses",
+        "0 ok, 2 inaccurate (J is so near singular that fewer than three digits hold), 6 singular.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "response_cells", _PARTS, "count", "1", "cells in the means of responses",
+        "Number of cells of the cluster, in the partition, whose responses are in the sums: those with response_status "
+        "0.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "response_sum", (*_PARTS, *_BLOCK), "float", "time", "sum of responses",
+        "Sum of -J^-1 [effector, regulator] over those cells.",
+        "closed form", on_request=True,
+    ),
+    Variable(
+        "response_abs_sum", (*_PARTS, *_BLOCK), "float", "time", "sum of absolute responses",
+        "Sum of the absolute values of -J^-1 [effector, regulator] over those cells.",
         "closed form", on_request=True,
     ),
     Variable(

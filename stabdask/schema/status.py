@@ -17,6 +17,7 @@ class Status(IntEnum):
     NON_FINITE_INPUT = 3
     DEFECTIVE = 4
     NO_MODEL = 5
+    SINGULAR = 6
     NOT_COMPUTED = 255
 
     @property

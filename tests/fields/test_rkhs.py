@@ -197,19 +197,21 @@ def test_response_is_minus_the_inverse_along_the_axes(seed: int, n_axes: int, n_
     case = small_rkhs(seed, n_axes=n_axes, n_genes=n_axes + n_more, n_cells=4)
     J = case.jacobian(case.x)
     effectors, regulators = some_genes(case)
-    found = linear(case).response(np.arange(4), effectors, regulators)
+    found, condition = linear(case).response(np.arange(4), effectors, regulators)
+    np.testing.assert_allclose(condition, np.linalg.cond(J, 1), rtol=1e-6)
     # The pseudo-inverse of Q J Q^T, because the columns of Q are orthonormal.
     expected = -case.lift @ np.linalg.inv(J) @ case.lift.T
-    condition = np.linalg.cond(J)[:, None, None] * np.abs(expected).max(axis=(1, 2), keepdims=True)
-    assert (np.abs(found - expected[:, effectors][:, :, regulators]) < 1e-13 * condition).all()
+    limit = 1e-13 * condition[:, None, None] * np.abs(expected).max(axis=(1, 2), keepdims=True)
+    assert (np.abs(found - expected[:, effectors][:, :, regulators]) < limit).all()
 
 
 def test_a_singular_jacobian_has_no_response() -> None:
     case = small_rkhs(0)
     far = np.concatenate([case.x[:1], case.x[:1] + 1e3, case.x[1:2]])
     part = case.field.linearize(far, 0)
-    found = part.response(np.arange(3), np.array([0]), np.array([1, 2]))
+    found, condition = part.response(np.arange(3), np.array([0]), np.array([1, 2]))
     assert np.isnan(found[1]).all()
+    assert np.isinf(condition).tolist() == [False, True, False]
     assert np.isfinite(found[[0, 2]]).all()
     logs, signs = part.core_determinant()
     assert (logs[1], signs[1]) == (-np.inf, 0.0)
@@ -267,7 +269,8 @@ def test_no_cells() -> None:
     assert field.jacobian(np.empty((0, 4))).shape == (0, 4, 4)
     part = field.linearize(np.empty((0, 4)), 0)
     assert part.trace().shape == part.speed().shape == part.reactivity().shape == (0,)
-    assert part.response(np.empty(0, int), np.array([0]), np.array([1])).shape == (0, 1, 1)
+    found, condition = part.response(np.empty(0, int), np.array([0]), np.array([1]))
+    assert (found.shape, condition.shape) == ((0, 1, 1), (0,))
 
 
 def test_a_few_cells_at_a_time_are_no_different(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,7 +465,7 @@ def test_a_gpu_gives_the_same(case: SmallRkhs, cupy: Any, dtype: str) -> None:
             found["curl"] = part.curl()
         if len(case.centers) >= case.x.shape[1]:
             found["determinant"], found["sign"] = part.core_determinant()
-            found["response"] = part.response(cells, effectors, regulators)
+            found["response"], found["condition"] = part.response(cells, effectors, regulators)
         found["elements"] = part.elements(pairs, regulators)
         found["block"] = part.block(cells, effectors, regulators)
         found["participation"] = part.participation(cells, at(right), at(left))
