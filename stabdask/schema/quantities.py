@@ -72,5 +72,10 @@ BLOCK_QUANTITIES: dict[str, tuple[str, ...]] = {
 }
 """What may be asked for between chosen effectors and regulators, and the variables each is made of."""
 
-QUANTITIES: tuple[str, ...] = (*SCALARS, *VECTOR_QUANTITIES, *BLOCK_QUANTITIES, *MODE_QUANTITIES)
+_ALONG = {name for names in BLOCK_QUANTITIES.values() for name in names}
+
+QUANTITIES: tuple[str, ...] = (
+    *(name for name in SCALARS if name not in _ALONG),
+    *(*VECTOR_QUANTITIES, *BLOCK_QUANTITIES, *MODE_QUANTITIES),
+)
 """All that may be asked for by name."""
