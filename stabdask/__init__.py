@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stabdask.fields.rkhs import RKHSField
     from stabdask.report.document import write_report
     from stabdask.runs.fixed_points import fixed_points
+    from stabdask.runs.knockouts import knockouts
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
     from stabdask.runs.results import open_results
@@ -55,6 +56,7 @@ _HOMES = {
     "extremes": "stabdask.analysis.aggregate",
     "fixed_point_table": "stabdask.analysis.fixed_point_table",
     "fixed_points": "stabdask.runs.fixed_points",
+    "knockouts": "stabdask.runs.knockouts",
     "open_cells": "stabdask.atlas.cells",
     "open_results": "stabdask.runs.results",
     "plan": "stabdask.runs.plan",
@@ -89,6 +91,7 @@ __all__ = [
     "extremes",
     "fixed_point_table",
     "fixed_points",
+    "knockouts",
     "open_cells",
     "open_results",
     "pl",
