@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stabdask.analysis.comparison import compare
     from stabdask.analysis.drivers import driver_edges, driver_genes
     from stabdask.analysis.fixed_point_table import fixed_point_table
+    from stabdask.analysis.knockout_ranking import rank_knockouts
     from stabdask.analysis.rankings import rank_elements
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
@@ -61,6 +62,7 @@ _HOMES = {
     "open_results": "stabdask.runs.results",
     "plan": "stabdask.runs.plan",
     "rank_elements": "stabdask.analysis.rankings",
+    "rank_knockouts": "stabdask.analysis.knockout_ranking",
     "read_field": "stabdask.fields.reading",
     "run": "stabdask.runs.runner",
     "sample": "stabdask.atlas.sampling",
@@ -97,6 +99,7 @@ __all__ = [
     "pl",
     "plan",
     "rank_elements",
+    "rank_knockouts",
     "read_field",
     "run",
     "sample",
