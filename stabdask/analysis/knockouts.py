@@ -240,14 +240,16 @@ def predict_shifts(
     """Return by how much each knockout moves the spectral abscissa to first order, ``(cell, knockout)``, 1/time.
 
     With right and left vectors x and y of the leading mode of the core C, a small change dC moves its eigenvalue by
-    ``y^H dC x / (y^H x)``. Removing gene g takes all of its edges: dC is minus row g and minus column g of C, without
-    the diagonal. As ``C x = lambda x`` and ``y^H C = lambda y^H``, both sums are ``(lambda - C_gg) p_g`` with the
-    participation factor ``p_g = conj(y_g) x_g / (y^H x)``: ::
+    ``y^H dC x / (y^H x)``. Removing gene g takes all of its edges. Of those to and from other genes, dC is minus row g
+    and minus column g of C, without the diagonal; as ``C x = lambda x`` and ``y^H C = lambda y^H``, both sums are
+    ``(lambda - C_gg) p_g`` with the participation factor ``p_g = conj(y_g) x_g / (y^H x)``. That to itself is
+    ``C_gg + gamma_g``: ::
 
-        d lambda = -2 (lambda - C_gg) p_g
+        d lambda = -2 (lambda - C_gg) p_g - (C_gg + gamma_g) p_g
 
-    Of a pair g, h it is the sum of both, plus the two edges between them, which would count twice:
-    ``(conj(y_g) C_gh x_h + conj(y_h) C_hg x_g) / (y^H x)``.
+    The last term is what a mode of a gene that activates itself goes by. A field without a network has no gamma to tell
+    from that edge, and no last term. Of a pair g, h it is the sum of both, plus the two edges between them, which would
+    count twice: ``(conj(y_g) C_gh x_h + conj(y_h) C_hg x_g) / (y^H x)``.
 
     Parameters
     ----------
@@ -263,6 +265,9 @@ def predict_shifts(
     k, n_cells = max(1, field.largest_core), len(linear.active)
     positions = field.regulator_index
     diagonal = linear.elements(positions, positions)
+    loops = 0.0 if field.whole_cores else diagonal - field.rest_eigenvalues(cluster)[positions]
+    # What 2 (lambda - C_gg), and C_gg + gamma_g, add up to without the eigenvalue.
+    known = loops - 2.0 * diagonal
     rest = linear.rest_leading()[:, 0]
     between = _weights_between(linear, field, cluster, knockouts)
     shifts = np.zeros((n_cells, len(knockouts.names)))
@@ -275,7 +280,7 @@ def predict_shifts(
         assert found.left is not None
         value = to_host(found.eigenvalues)[:, :1].astype(np.complex128)
         shares = linear.participation(cells, found.right, found.left)[:, 0]
-        single = -2.0 * ((value - diagonal[cells]) * shares).real
+        single = -((2.0 * value + known[cells]) * shares).real
         # A last column for genes that regulate nowhere: no edge leaves them, and none of a mode of the core comes in.
         padded = np.concatenate([single, np.zeros((len(cells), 1))], axis=1)
         moved = padded[:, knockouts.regulators].sum(axis=2)

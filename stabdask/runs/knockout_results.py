@@ -34,9 +34,9 @@ KNOCKOUT_ATTRS: dict[str, tuple[tuple[str, ...], str, str, str]] = {
     ),
     "predicted_shift": (
         _BOTH, "1/time", "predicted shift of the spectral abscissa",
-        "Change of the spectral abscissa to first order as the edges of the gene go: -2 Re((lambda - C_gg) p_g) of the "
-        "leading mode, with its participation factor p_g. 0 where a gene outside the core leads. NaN for a defective "
-        "mode.",
+        "Change of the spectral abscissa to first order as the edges of the gene go: "
+        "-Re((2 (lambda - C_gg) + C_gg + gamma_g) p_g) of the leading mode, with its participation factor p_g. 0 where "
+        "a gene outside the core leads. NaN for a defective mode.",
     ),
     "abscissa": (
         ("cell",), "1/time", "spectral abscissa",

@@ -135,10 +135,11 @@ def knockouts(
     is that its own -gamma is gone from the spectrum: nothing is solved. Of a pair of which one is in the core, the core
     is that of the one alone, solved once.
 
-    `predicted_shift` follows from the participation factors p of the leading mode [1]_: removing the edges of gene g is
-    the change dC = -(row g and column g of the core C, without the diagonal), and to first order
-    ``d lambda = y^H dC x / (y^H x) = -2 (lambda - C_gg) p_g``. A knockout is no small change: the prediction says what
-    to look at, not what comes out. Above all, it knows nothing of the mode that leads once this one is gone.
+    `predicted_shift` follows from the participation factors p of the leading mode [1]_. Removing the edges of gene g is
+    the change dC = -(row g and column g of the core C without the diagonal, and W_gg phi'_g = C_gg + gamma_g on it), so
+    that to first order ``d lambda = y^H dC x / (y^H x) = -(2 (lambda - C_gg) + C_gg + gamma_g) p_g``; without the last
+    two terms for a field without a network. A knockout is no small change: the prediction says what to look at, not
+    what comes out. Above all, it knows nothing of the mode that leads once this one is gone.
 
     References
     ----------

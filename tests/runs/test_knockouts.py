@@ -51,8 +51,11 @@ def check_exact(atlas: RandomAtlas, ds: xr.Dataset, tolerance: float = 0.0) -> N
                 assert int(found["knockout_unstable_count"]) == (values.real > tolerance).sum()
 
 
-def first_order(J: Array, C_genes: Array, removed: list[int]) -> float:
-    """Return Re(y^H dC x / y^H x) of the leading mode of the core, dC written out edge by edge."""
+def first_order(J: Array, C_genes: Array, removed: list[int], gamma: Array | None = None) -> float:
+    """Return Re(y^H dC x / y^H x) of the leading mode of the core, dC written out edge by edge.
+
+    Without `gamma`, what of the diagonal is an edge is not known.
+    """
     C = J[np.ix_(C_genes, C_genes)]
     values, right = np.linalg.eig(C)
     lead = int(np.lexsort((-values.imag, -values.real))[0])
@@ -64,6 +67,8 @@ def first_order(J: Array, C_genes: Array, removed: list[int]) -> float:
     for i, j in np.ndindex(*C.shape):
         if i != j and (C_genes[i] in removed or C_genes[j] in removed):
             dC[i, j] = -C[i, j]
+        if i == j and C_genes[i] in removed and gamma is not None:
+            dC[i, i] = -(C[i, i] + gamma[C_genes[i]])
     return float(((y @ dC @ x) / (y @ x)).real)
 
 
@@ -110,7 +115,8 @@ def test_prediction_is_first_order_by_its_definition() -> None:
             leads = np.linalg.eigvals(J[np.ix_(core, core)]).real.max() >= rest.max(initial=-np.inf)
             for name in ds["knockout"].values:
                 found = float(ds["predicted_shift"].isel(cell=cell).sel(knockout=name))
-                expected = first_order(J, core, positions(atlas.field, name)) if leads else 0.0
+                gamma = atlas.drawn.clusters[str(atlas.labels[cell])].gamma
+                expected = first_order(J, core, positions(atlas.field, name), gamma) if leads else 0.0
                 assert found == pytest.approx(expected, abs=1e-9, rel=1e-9)
                 seen += leads
     assert seen > 100
@@ -131,11 +137,21 @@ def test_prediction_is_the_derivative() -> None:
             scaled = J.copy()
             scaled[g] *= 1 - t
             scaled[:, g] *= 1 - t
-            scaled[g, g] = J[g, g]
+            scaled[g, g] = J[g, g] - t * (J[g, g] + 3.0)
             return float(np.linalg.eigvals(scaled).real.max())
 
         slope = (abscissa(t) - abscissa(-t)) / (2 * t)
         assert float(ds["predicted_shift"][0, g]) == pytest.approx(slope, abs=1e-6)
+
+
+def test_a_mode_of_self_activation_is_predicted_to_go() -> None:
+    J = np.diag([0.5, -0.2, -0.4])
+    field, x = planted(J, gamma=1.0)
+    adata = anndata.AnnData(x)
+    adata.var_names = field.genes.tolist()
+    ds = sd.knockouts(sd.open_cells(adata), field)
+    np.testing.assert_allclose(ds["predicted_shift"][0], [-1.5, 0.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(ds["knockout_abscissa"][0], [-0.2, 0.5, 0.5], atol=1e-12)
 
 
 def test_inactive_regulators_need_no_solve(monkeypatch: pytest.MonkeyPatch) -> None:
