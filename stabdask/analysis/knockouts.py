@@ -287,6 +287,7 @@ def predict_shifts(
         if between is not None:
             effect, cause = linear.edge_factors(cells, found.right[:, 0], found.left[:, 0])
             moved += _mutual(effect, cause, between, cells, knockouts)
+        moved[found.status == Status.DEFECTIVE] = np.nan
         leads = value.real >= rest[cells, None]
         shifts[cells] = np.where(leads | np.isnan(value.real), moved, 0.0)
     return shifts

@@ -293,8 +293,11 @@ def _compute(
     shifts = [delayed(_predict)(block, some, model, work) for block, some in parts]
     solved: Any = None
     if screen is not None:
-        codes = [some.label_codes for _, some in parts]
-        solved = delayed(_most_promising)(shifts, codes, len(job.spec.labels), screen)
+        sums = [
+            delayed(_sums)(shift, some.label_codes, len(job.spec.labels))
+            for (_, some), shift in zip(parts, shifts, strict=True)
+        ]
+        solved = delayed(_most_promising)(sums, screen)
     tasks = [
         delayed(_solve)(block, some, shift, solved, model, work)
         for (block, some), shift in zip(parts, shifts, strict=True)
@@ -334,20 +337,21 @@ def _predict(block: npt.NDArray[Any], some: _Cells, field: Field, work: _Work) -
     return shifts
 
 
-def _most_promising(
-    shifts: Sequence[Array], codes: Sequence[npt.NDArray[np.int32]], n_labels: int, screen: int
-) -> Flags:
+def _sums(shifts: Array, labels: npt.NDArray[np.int32], n_labels: int) -> Array:
+    """Return the sum of predicted shifts and how many there are, ``(2, label, knockout)``."""
+    sums = np.zeros((2, n_labels, shifts.shape[1]))
+    known = labels >= 0
+    np.add.at(sums[0], labels[known], np.nan_to_num(shifts[known], nan=0.0))
+    np.add.at(sums[1], labels[known], ~np.isnan(shifts[known]))
+    return sums
+
+
+def _most_promising(sums: Sequence[Array], screen: int) -> Flags:
     """Return which knockouts to solve in each cluster, ``(label, knockout)``: the largest mean predicted shifts."""
-    n_knockouts = shifts[0].shape[1]
-    sums, counts = np.zeros((n_labels, n_knockouts)), np.zeros((n_labels, n_knockouts))
-    for values, labels in zip(shifts, codes, strict=True):
-        known = labels >= 0
-        np.add.at(sums, labels[known], np.nan_to_num(values[known], nan=0.0))
-        np.add.at(counts, labels[known], ~np.isnan(values[known]))
-    size = np.abs(sums) / np.maximum(counts, 1)
+    total, counts = np.sum(sums, axis=0)
     # Of equal ones, the first.
-    order = np.argsort(-size, axis=1, kind="stable")[:, :screen]
-    solved = np.zeros((n_labels, n_knockouts), dtype=bool)
+    order = np.argsort(-np.abs(total) / np.maximum(counts, 1), axis=1, kind="stable")[:, :screen]
+    solved = np.zeros(total.shape, dtype=bool)
     np.put_along_axis(solved, order, True, axis=1)
     return solved
 

@@ -2,8 +2,8 @@
 
     OPENBLAS_NUM_THREADS=1 python tests/benchmarks/bench_knockouts.py --json FILE
 
-makes a random network (60 regulators among 500 genes, half of the edges from them, one regulator in seven silent in a cell)
-and 2,000 cells, and times on one thread, in turns, so that what else the machine does meets all alike:
+makes a random network (60 regulators among 500 genes, half of the edges from them, one regulator in seven silent
+in a cell) and 2,000 cells, and times on one thread, in turns, so that what else the machine does meets all alike:
 
 - `stabdask.knockouts`: the spectral abscissa and unstable count of every cell without every regulator, with predicted
   shifts;

@@ -364,3 +364,87 @@ def test_workers_compute_the_same() -> None:
             here = sd.knockouts(cells, atlas.field, **options)
             there = sd.knockouts(cells, atlas.field, client=client, **options)
             xr.testing.assert_identical(here, there)
+
+
+def test_genes_of_the_atlas_in_another_order_and_precision() -> None:
+    atlas = random_atlas(14, n_cells=10, n_genes=9, n_regulators=6)
+    ds = sd.knockouts(atlas.cells(), atlas.field)
+    adata = atlas.adata()
+    more = adata[:, ::-1].copy()
+    more.X = more.X.astype(np.float32)
+    cells = sd.open_cells(more, cluster_key="kind")
+    again = sd.knockouts(cells, atlas.field, dtype="float32")
+    assert again["knockout"].values.tolist() == ds["knockout"].values.tolist()
+    for name in ("knockout_abscissa", "predicted_shift"):
+        np.testing.assert_allclose(again[name], ds[name], rtol=1e-2, atol=1e-2)
+    assert again.attrs["dtype"] == "float32"
+
+
+def test_a_defective_mode_has_no_prediction() -> None:
+    J = np.array([[-1.0, 1.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.3, -2.0]])
+    field, x = planted(J, gamma=3.0)
+    adata = anndata.AnnData(x)
+    adata.var_names = field.genes.tolist()
+    ds = sd.knockouts(sd.open_cells(adata), field)
+    assert np.isnan(ds["predicted_shift"]).all()
+    # What is exact is there all the same.
+    np.testing.assert_allclose(ds["knockout_abscissa"][0], [-1.0, -1.0, -1.0], atol=1e-12)
+    assert (ds["status"] == Status.OK).all()
+
+
+def test_small_and_empty_things() -> None:
+    field = sd.HopfieldField.from_arrays(
+        ["A", "B"], W=[[0.0, 0.0], [0.0, 0.0]], gamma=[1.0, 2.0], threshold=1.0, exponent=2.0
+    )
+    adata = anndata.AnnData(np.ones((1, 2)))
+    adata.var_names = ["A", "B"]
+    cells = sd.open_cells(adata)
+    with pytest.raises(UsageError, match="0 regulate"):
+        sd.knockouts(cells, field)
+    ds = sd.knockouts(cells, field, regulators=["B", "A", "B"])
+    assert ds["knockout"].values.tolist() == ["B", "A"]
+    assert ds["knockout_abscissa"].values.tolist() == [[-1.0, -2.0]]
+    assert ds["predicted_shift"].values.tolist() == [[0.0, 0.0]]
+    with pytest.raises(UsageError, match="nothing is left"):
+        sd.knockouts(cells, field, pairs=[("A", "B")])
+    three = sd.HopfieldField.from_arrays(
+        ["A", "B", "C"], W=np.zeros((3, 3)), gamma=[1.0, -2.0, 0.5], threshold=1.0, exponent=2.0
+    )
+    adata = anndata.AnnData(np.ones((1, 3)))
+    adata.var_names = ["A", "B", "C"]
+    ds = sd.knockouts(sd.open_cells(adata), three, regulators=["A", "B", "C"], order=2)
+    assert ds["knockout"].values.tolist() == ["A+B", "A+C", "B+C"]
+    assert ds["knockout_abscissa"].values.tolist() == [[-0.5, 2.0, -1.0]]
+    assert ds["knockout_unstable_count"].values.tolist() == [[0, 1, 0]]
+    nothing = anndata.AnnData(np.full((2, 3), np.nan))
+    nothing.var_names = ["A", "B", "C"]
+    ds = sd.knockouts(sd.open_cells(nothing), three, regulators=["A", "C"], screen=1)
+    assert (ds["status"] == Status.NON_FINITE_INPUT).all()
+    assert np.isnan(ds["knockout_abscissa"]).all()
+    assert sd.rank_knockouts(ds)["mean_shift"].isna().all()
+
+
+def test_a_solver_that_gives_up_is_a_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = random_atlas(15, n_cells=4, n_genes=8, n_regulators=6, zeros=0.0, clusters=("A",))
+    whole = sd.knockouts(atlas.cells(), atlas.field)
+    original = HopfieldLinearization.solve_without
+    lost = 2
+
+    def failing(self: Any, cells: Any, taken: Any, **options: Any) -> Any:
+        found = original(self, cells, taken, **options)
+        bad = taken[:, lost] & (cells == 1)
+        found.eigenvalues[bad] = np.nan
+        found.status[bad] = Status.NOT_CONVERGED
+        return found
+
+    monkeypatch.setattr(HopfieldLinearization, "solve_without", failing)
+    ds = sd.knockouts(atlas.cells(), atlas.field)
+    assert ds["status"].values.tolist() == [0, Status.NOT_CONVERGED, 0, 0]
+    missing = np.isnan(ds["knockout_abscissa"].values)
+    assert np.argwhere(missing).tolist() == [[1, lost]]
+    assert ((ds["knockout_unstable_count"].values == -1) == missing).all()
+    np.testing.assert_array_equal(
+        ds["knockout_abscissa"].values[~missing], whole["knockout_abscissa"].values[~missing]
+    )
+    row = sd.rank_knockouts(ds).set_index("knockout").loc[ds["knockout"].values[lost]]
+    assert row["n_cells"] == 3
