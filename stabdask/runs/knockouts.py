@@ -29,8 +29,8 @@ __all__ = ["knockouts"]
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-_TASK_CORES = 2**15
-"""Cores that a task solves, about."""
+_TASK_CORES = 2**13
+"""Cores that a task solves, about: some tenths of a second, so that many workers share a sample of cells."""
 _MOST_CELLS = 1024
 _FEWEST_CELLS = 16
 
@@ -169,6 +169,7 @@ def knockouts(
         raise UsageError(f"knockouts cannot be had of this {type(field).__name__}: {reason}")
     chosen = _chosen(field, regulators, order, pairs)
     _check_count("screen", screen, 1)
+    _check_count("n_cells", n_cells, 1)
     if n_cells is not None:
         cells = sample_clusters(cells, n_cells, seed=seed)
     job = prepare(

@@ -105,7 +105,7 @@ def test_what_makes_no_sense_is_refused(
         (("--pairs", "A:X"), 3, "gene 'X' in --pairs"),
         (("--order", "3"), 2, "--order"),
         (("--screen", "0"), 2, "screen=0"),
-        (("--n-cells", "0"), 2, "n=0"),
+        (("--n-cells", "0"), 2, "n_cells=0"),
         (("--top", "0"), 2, "--top 0"),
         (("--workers", "-1"), 2, "--workers -1"),
         (("-o", str(tmp_path / "table.txt")), 2, "ends in .json or .csv"),

@@ -258,7 +258,8 @@ def test_what_makes_no_sense_is_refused() -> None:
         ({"pairs": [("gene1", "gene2")], "regulators": ["gene1"]}, "one of them"),
         ({"regulators": ["gene1"], "order": 2}, "nothing to remove"),
         ({"screen": 0}, "screen=0"),
-        ({"n_cells": 0}, "n=0"),
+        ({"n_cells": 0}, "n_cells=0"),
+        ({"n_cells": 2, "seed": -1}, "seed=-1"),
         ({"tolerance": -1.0}, "tolerance"),
         ({"backend": "krylov"}, "krylov"),
     ):
