@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stabdask.analysis.comparison import compare
     from stabdask.analysis.drivers import driver_edges, driver_genes
     from stabdask.analysis.fixed_point_table import fixed_point_table
+    from stabdask.analysis.knockout_ranking import rank_knockouts
     from stabdask.analysis.rankings import rank_elements
     from stabdask.analysis.spectra import complete_spectrum
     from stabdask.atlas.cells import open_cells
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from stabdask.fields.rkhs import RKHSField
     from stabdask.report.document import write_report
     from stabdask.runs.fixed_points import fixed_points
+    from stabdask.runs.knockouts import knockouts
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
     from stabdask.runs.response import response
@@ -56,10 +58,12 @@ _HOMES = {
     "extremes": "stabdask.analysis.aggregate",
     "fixed_point_table": "stabdask.analysis.fixed_point_table",
     "fixed_points": "stabdask.runs.fixed_points",
+    "knockouts": "stabdask.runs.knockouts",
     "open_cells": "stabdask.atlas.cells",
     "open_results": "stabdask.runs.results",
     "plan": "stabdask.runs.plan",
     "rank_elements": "stabdask.analysis.rankings",
+    "rank_knockouts": "stabdask.analysis.knockout_ranking",
     "read_field": "stabdask.fields.reading",
     "response": "stabdask.runs.response",
     "run": "stabdask.runs.runner",
@@ -91,11 +95,13 @@ __all__ = [
     "extremes",
     "fixed_point_table",
     "fixed_points",
+    "knockouts",
     "open_cells",
     "open_results",
     "pl",
     "plan",
     "rank_elements",
+    "rank_knockouts",
     "read_field",
     "response",
     "run",

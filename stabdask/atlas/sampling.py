@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stabdask.fields.base import Field
 
-__all__ = ["METHODS", "POSITION", "Method", "sample"]
+__all__ = ["METHODS", "POSITION", "Method", "sample", "sample_clusters"]
 
 Index = npt.NDArray[np.intp]
 Method = Literal["random", "velocity", "trn", "kmeans", "stratified"]
@@ -139,6 +139,48 @@ def sample(
     if basis is not None:
         made["basis"] = basis
     return _selected(cells, np.sort(positions), made)
+
+
+def sample_clusters(cells: xr.Dataset, n: int, *, seed: int = 0) -> xr.Dataset:
+    """Choose up to `n` cells of each cluster at random.
+
+    Parameters
+    ----------
+    cells
+        From `stabdask.open_cells`.
+    n
+        How many of each cluster; all of a cluster that has no more. Cells without a label are not chosen.
+    seed
+        Each cluster has a draw of its own: it does not depend on which others there are.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `sample` returns it.
+
+    Raises
+    ------
+    UsageError
+        If `n` or `seed` is no whole number, or too small.
+    InputError
+        If no cell has a label.
+    """
+    for name, value, least in (("n", n, 1), ("seed", seed, 0)):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise UsageError(f"{name}={value!r}; expected a whole number, at least {least}")
+    _check_position(cells)
+    codes, labels = cluster_codes(cells)
+    chosen = [
+        np.random.default_rng([seed, *label.encode()]).permutation(np.flatnonzero(codes == code))[:n]
+        for code, label in enumerate(labels)
+    ]
+    if not chosen:
+        raise InputError(
+            "no cell has a cluster label; give a column of labels as cluster_key= (--cluster-key)"
+        )
+    _warn_left_out(int((codes < 0).sum()), len(codes), "have no cluster label")
+    made = {"method": "clusters", "n": int(n), "seed": int(seed), "n_cells": len(codes)}
+    return _selected(cells, np.sort(np.concatenate(chosen)), made)
 
 
 def _checked(

@@ -251,8 +251,8 @@ def job_options(options: argparse.Namespace, field: Field) -> dict[str, Any]:
     }
 
 
-def parse_elements(text: str, genes: set[str]) -> list[tuple[str, str]]:
-    """Return (effector, regulator) pairs from ``I:J,K:L`` or ``@FILE``.
+def parse_elements(text: str, genes: set[str], option: str = "--elements") -> list[tuple[str, str]]:
+    """Return (effector, regulator) pairs, or other pairs of genes, from ``I:J,K:L`` or ``@FILE``.
 
     Gene names may hold colons: a pair is split where both sides are genes.
 
@@ -273,12 +273,13 @@ def parse_elements(text: str, genes: set[str]) -> list[tuple[str, str]]:
         parts = item.split(":")
         splits = [(":".join(parts[:i]), ":".join(parts[i:])) for i in range(1, len(parts))]
         if not splits:
-            raise UsageError(f"element {item!r} is no pair; expected effector:regulator, e.g. GATA1:GATA2")
+            kind = "effector:regulator" if option == "--elements" else "GENE:GENE"
+            raise UsageError(f"{option} {item!r} is no pair; expected {kind}, e.g. GATA1:GATA2")
         known = [pair for pair in splits if pair[0] in genes and pair[1] in genes]
         if not known:
             unknown = next(gene for gene in splits[0] if gene not in genes)
             hint = near_misses(unknown, sorted(genes), noun="genes")
-            raise MissingKeyError(f"gene {unknown!r} in --elements is not in the field; {hint}")
+            raise MissingKeyError(f"gene {unknown!r} in {option} is not in the field; {hint}")
         pairs.append(known[0])
     return pairs
 

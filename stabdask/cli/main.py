@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         fixed_points,
         inspect,
         job,
+        knockouts,
         rank,
         report,
         summary,
@@ -58,7 +59,20 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser, title="commands"
     )
-    for module in (demo, doctor, job, inspect, summary, drivers, rank, fixed_points, report, export, field):
+    for module in (
+        demo,
+        doctor,
+        job,
+        inspect,
+        summary,
+        drivers,
+        rank,
+        knockouts,
+        fixed_points,
+        report,
+        export,
+        field,
+    ):
         module.add_commands(commands)
     return parser
 

@@ -86,6 +86,16 @@ class HopfieldLinearization(Linearization):
             return eig_scaled(self._model.system, self._slope[cells], dtype=dtype, backend=backend)
         return super().solve(cells, modes=modes, vectors=vectors, dtype=dtype, backend=backend)
 
+    def solve_without(
+        self, cells: Index, without: npt.NDArray[np.bool_], *, dtype: str, backend: str
+    ) -> EigResult:
+        """Return eigenvalues without some regulators; see `Linearization.solve_without`. No core is formed.
+
+        A regulator whose activation has no slope is in no core: that is all there is to removing it.
+        """
+        slope = np.where(without[:, self._model.columns], 0.0, self._host_slope[cells])
+        return eig_scaled(self._model.system, slope, dtype=dtype, backend=backend)
+
     def _solve_on_device(self, cells: Index, modes: int | None, vectors: Vectors, dtype: str) -> EigResult:
         from stabdask.kernels import cuda
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.kernels.arrays import to_host
 from stabdask.kernels.eig import EigResult, Vectors, eig
 from stabdask.kernels.solve import solve_damped, solve_or_nan
 
@@ -79,6 +80,38 @@ class Linearization(ABC):
                 cuda.solve_on_device(cores, sizes, modes=modes, vectors=vectors, dtype=dtype)
             )
         return eig(cores, sizes=sizes, modes=modes, vectors=vectors, dtype=dtype, backend=backend)
+
+    def solve_without(
+        self, cells: Index, without: npt.NDArray[np.bool_], *, dtype: str, backend: str
+    ) -> EigResult:
+        """Return the eigenvalues of principal submatrices of cores: what is left without some regulators.
+
+        Parameters
+        ----------
+        cells
+            ``(batch,)`` rows of this linearization, each as often as there are submatrices of its core.
+        without
+            ``(batch, regulator)``: which of the field's regulators lose their row and column. Those outside the core
+            have none.
+        dtype, backend
+            See `stabdask.kernels.eig.eig`.
+
+        Returns
+        -------
+        EigResult
+            Without vectors.
+        """
+        some, place = np.unique(cells, return_inverse=True)
+        cores = np.asarray(to_host(self.cores_to_read(some)))
+        # Where a regulator is in its core: after those before it that are active too.
+        inside = np.cumsum(self.active[cells], axis=1) - 1
+        kept = self.active[cells] & ~without
+        sizes = kept.sum(axis=1)
+        order = np.argsort(~kept, axis=1, kind="stable")[:, : int(sizes.max(initial=0))]
+        # What is past the size of a submatrix is not looked at: any entry of the core will do.
+        rows = np.clip(np.take_along_axis(inside, order, axis=1), 0, max(0, cores.shape[1] - 1))
+        smaller = cores[place[:, None, None], rows[:, :, None], rows[:, None, :]]
+        return eig(smaller, sizes=sizes, dtype=dtype, backend=backend)
 
     def operator(self, cells: Index) -> BatchedOperator:
         """Return the cores of `cells` as an operator that multiplies without forming them.

@@ -210,6 +210,11 @@ class RKHSField(Field):
         if (quantity == "curl" and d not in (2, 3)) or (quantity == "torsion" and d != 3):
             dimensions = "two or three axes" if quantity == "curl" else "three axes"
             return f"it is of fields with {dimensions}, this one has {d}; ask for 'rotational_norm' or 'curvature_norm'"
+        if quantity == "knockout" and self.basis is not None:
+            return (
+                f"its Jacobian is over axes of {self.basis!r}, of which every gene has a share: removing a gene takes "
+                "no row and column away; expected a Hopfield field, or one over genes (basis=None)"
+            )
         return _LACKS.get(quantity)
 
     def model_of(self, label: str) -> str:

@@ -352,3 +352,14 @@ def test_the_stand_in_refuses_what_cupy_refuses(gpu: FakeGpu) -> None:
     with pytest.raises(OutOfMemoryError):
         DeviceArray(np.ones(3))
     assert int(Status.OK) == 0
+
+
+def test_knockouts(gpu: FakeGpu) -> None:
+    atlas = random_atlas(3, n_cells=12, n_genes=9, n_regulators=6, broken=(2,))
+    there = sd.knockouts(atlas.cells(), atlas.field, order=2, backend="cuda")
+    here = sd.knockouts(atlas.cells(), atlas.field, order=2, backend="lapack")
+    assert there.attrs["backend"] == "cuda"
+    for name in ("knockout_abscissa", "abscissa", "predicted_shift"):
+        np.testing.assert_allclose(there[name], here[name], rtol=1e-9, atol=1e-9)
+    for name in ("knockout_unstable_count", "status"):
+        np.testing.assert_array_equal(there[name], here[name])
