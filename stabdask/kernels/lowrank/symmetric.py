@@ -1,0 +1,320 @@
+"""Inverses of symmetric matrices that change by low rank, in place and one triangle at a time.
+
+One triangle holds all there is to know, so that an update reads it once (`dsymm`) and writes it once (`dsyrk`). A
+product of full matrices would cost the same, but leaves the two triangles different in their last bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import blas, lapack
+
+from stabdask.errors import InputError, NotPositiveDefiniteError, SingularMatrixError, UsageError
+
+__all__ = ["invert_definite", "mirror", "sherman_morrison", "update_triangle", "woodbury_update"]
+
+Array = npt.NDArray[np.float64]
+
+_BLOCK = 64
+"""Blocks of the mirrored triangle: two of them, 32 KB each, stay in the cache."""
+
+_EPSILON = float(np.finfo(np.float64).eps)
+
+_WORST_CONDITION = 1e12
+"""Beyond it fewer than four digits of a quotient are left."""
+
+
+def mirror(matrix: Array) -> Array:
+    """Copy the lower triangle of a square matrix onto its upper one, in place.
+
+    Parameters
+    ----------
+    matrix
+        ``(n, n)``, writable.
+
+    Returns
+    -------
+    numpy.ndarray
+        `matrix` itself, now symmetric to the last bit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mirror(np.array([[1.0, 9.0], [2.0, 3.0]]))
+    array([[1., 2.],
+           [2., 3.]])
+    """
+    n = len(matrix)
+    for i in range(0, n, _BLOCK):
+        rows = slice(i, min(i + _BLOCK, n))
+        for j in range(rows.stop, n, _BLOCK):
+            matrix[rows, j : j + _BLOCK] = matrix[j : j + _BLOCK, rows].T
+        block = matrix[rows, rows]
+        block[...] = np.tril(block) + np.tril(block, -1).T
+    return matrix
+
+
+def woodbury_update(inverse: npt.ArrayLike, X: npt.ArrayLike, sign: int = 1) -> Array:
+    """Return ``(S + sign X X^T)^-1`` from ``P = S^-1`` of a symmetric positive definite S.
+
+    ``P - sign P X (I + sign X^T P X)^-1 X^T P`` [1]_, in about 3 n^2 d operations instead of the n^3 of an inversion.
+
+    Parameters
+    ----------
+    inverse
+        ``(n, n)`` P; only its lower triangle is read. It is not changed.
+    X
+        ``(n, d)``, or ``(n,)`` for one column.
+    sign
+        1 to add ``X X^T``, -1 to take it away.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n, n)``, symmetric to the last bit, in Fortran order.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        If ``S + sign X X^T`` has no positive eigenvalues only; the message gives the smallest eigenvalue of
+        ``I + sign X^T P X``, which has the signs of it.
+    InputError
+        If shapes do not match or something is not finite.
+    UsageError
+        If `sign` is neither 1 nor -1.
+
+    References
+    ----------
+    .. [1] Hager 1989, Updating the inverse of a matrix, SIAM Review 31(2), 221-239.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> woodbury_update(np.eye(2), np.array([1.0, 0.0]))
+    array([[0.5, 0. ],
+           [0. , 1. ]])
+    """
+    changed = np.array(_square(inverse, "the inverse"), order="F", copy=True)
+    update_triangle(changed, X, sign=sign)
+    return mirror(changed)
+
+
+def update_triangle(
+    inverse: Array, X: npt.ArrayLike, *, sign: int = 1, scale: float = 1.0, least: float = 0.0
+) -> float:
+    """Turn the lower triangle of ``S^-1`` into that of ``(scale S + sign X X^T)^-1``, in place.
+
+    Parameters
+    ----------
+    inverse
+        ``(n, n)`` float64 in Fortran order, writable; the entries above its diagonal are neither read nor written.
+        It is unchanged after an error.
+    X
+        ``(n, d)`` or ``(n,)``.
+    sign
+        1 or -1.
+    scale
+        Positive.
+    least
+        The smallest pivot of ``I + sign X^T P X / scale`` to go on with: below 1, its inverse is the factor by which
+        rounding errors grow. Never less than rounding itself.
+
+    Returns
+    -------
+    float
+        By how much the logarithm of the determinant of S has grown.
+
+    Raises
+    ------
+    NotPositiveDefiniteError, InputError, UsageError
+        As `woodbury_update`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> P = np.asfortranarray(np.eye(2))
+    >>> float(np.exp(update_triangle(P, np.array([1.0, 1.0]))).round(12))
+    3.0
+    >>> np.tril(P).round(3)
+    array([[ 0.667,  0.   ],
+           [-0.333,  0.667]])
+    """
+    if sign not in (1, -1):
+        raise UsageError(f"sign={sign!r}; expected 1 to add X X^T or -1 to take it away")
+    if not (np.isfinite(scale) and scale > 0):
+        raise UsageError(f"scale={scale!r}; expected a positive number")
+    n = len(inverse)
+    if inverse.dtype != np.float64 or not inverse.flags.f_contiguous or not inverse.flags.writeable:
+        raise UsageError("the inverse cannot be changed in place; expected writable float64 in Fortran order")
+    columns = _columns(X, n)
+    d = columns.shape[1]
+    growth = n * float(np.log(scale))
+    if d == 0 or n == 0:
+        inverse *= 1.0 / scale
+        return growth
+    product = blas.dsymm(1.0 / scale, inverse, columns, lower=1)
+    small = np.eye(d) + sign * (columns.T @ product)
+    small = (small + small.T) / 2
+    if not np.isfinite(small).all():
+        raise InputError("the inverse has entries that are NaN, infinite or too large for X^T P X")
+    factor, failed = lapack.dpotrf(small, lower=1)
+    pivots = np.diagonal(factor)
+    if failed or pivots.min() ** 2 <= max(least, 8 * d * _EPSILON):
+        raise _not_definite(small, sign)
+    narrow = blas.dtrsm(1.0, factor, product, side=1, lower=1, trans_a=1)
+    blas.dsyrk(-sign, narrow, beta=1.0 / scale, c=inverse, lower=1, overwrite_c=1)
+    return growth + 2.0 * float(np.log(pivots).sum())
+
+
+def _not_definite(small: Array, sign: int) -> NotPositiveDefiniteError:
+    least = float(np.linalg.eigvalsh(small)[0])
+    symbol = "+" if sign > 0 else "-"
+    advice = (
+        "take away less: only what has been added before, or X scaled down"
+        if sign < 0
+        else "the matrix itself has an eigenvalue that is not positive: invert it anew, or shrink it first"
+    )
+    return NotPositiveDefiniteError(
+        f"S {symbol} X X^T is not positive definite: the smallest eigenvalue of I {symbol} X^T S^-1 X is "
+        f"{least:.3g}, "
+        f"expected more than 0 by more than rounding; {advice}"
+    )
+
+
+def invert_definite(matrix: npt.ArrayLike) -> tuple[Array, float]:
+    """Return the inverse of a symmetric positive definite matrix and the logarithm of its determinant.
+
+    Parameters
+    ----------
+    matrix
+        ``(n, n)``; only its lower triangle is read. It is not changed.
+
+    Returns
+    -------
+    inverse
+        ``(n, n)`` in Fortran order, of which only the lower triangle is filled (see `mirror`); above it is nothing
+        of use.
+    logdet
+        Of `matrix`, not of its inverse.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        If it is not positive definite; the message gives its smallest eigenvalue.
+    InputError
+        If it is not square or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> inverse, logdet = invert_definite(np.diag([1.0, 4.0]))
+    >>> mirror(inverse) + 0.0
+    array([[1.  , 0.  ],
+           [0.  , 0.25]])
+    >>> float(np.exp(logdet).round(12))
+    4.0
+    """
+    square = _square(matrix, "the matrix")
+    if not np.isfinite(square).all():
+        raise InputError("the matrix has entries that are NaN or infinite; expected finite ones")
+    n = len(square)
+    if n == 0:
+        return np.zeros((0, 0), order="F"), 0.0
+    factor, failed = lapack.dpotrf(square, lower=1, clean=1)
+    if not failed:
+        pivots = np.diagonal(factor)
+        logdet = 2.0 * float(np.log(pivots).sum())
+        # Pivots of rounding errors alone: the matrix is singular to all digits that it has.
+        if (pivots**2 > 8 * _EPSILON * np.diagonal(square)).all():
+            inverse, failed = lapack.dpotri(factor, lower=1, overwrite_c=1)
+            if not failed:
+                return inverse, logdet
+    least = float(np.linalg.eigvalsh(square, UPLO="L")[0])
+    raise NotPositiveDefiniteError(
+        f"the matrix is not positive definite: its smallest eigenvalue is {least:.3g}, that of a matrix that can be "
+        f"inverted is above {8 * _EPSILON * float(np.abs(np.diagonal(square)).max()):.1g}; shrink it toward its "
+        "diagonal, or leave out what the rest determines"
+    )
+
+
+def sherman_morrison(inverse: npt.ArrayLike, u: npt.ArrayLike, v: npt.ArrayLike | None = None) -> Array:
+    """Return ``(S + u v^T)^-1`` from ``P = S^-1``: ``P - P u v^T P / (1 + v^T P u)`` [1]_.
+
+    Parameters
+    ----------
+    inverse
+        ``(n, n)`` P, symmetric or not.
+    u
+        ``(n,)``.
+    v
+        ``(n,)``; `u` if not given. The result is symmetric only where P is and v is u, or a multiple of it.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(n, n)``.
+
+    Raises
+    ------
+    SingularMatrixError
+        If ``1 + v^T P u`` is 0, or so near that fewer than four digits of it are left; the message gives it and its
+        condition.
+    InputError
+        If shapes do not match or something is not finite.
+
+    References
+    ----------
+    .. [1] Sherman & Morrison 1950, Adjustment of an inverse matrix corresponding to a change in one element of a
+       given matrix, Annals of Mathematical Statistics 21(1), 124-127.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sherman_morrison(np.eye(2), np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    array([[ 1., -1.],
+           [ 0.,  1.]])
+    """
+    P = _square(inverse, "the inverse")
+    left = _columns(u, len(P))
+    right = left if v is None else _columns(v, len(P))
+    if left.shape[1] != 1 or right.shape[1] != 1:
+        raise InputError(f"u has {left.shape[1]} columns and v {right.shape[1]}; expected one vector each")
+    ahead = P @ left[:, 0]
+    behind = right[:, 0] @ P
+    product = float(right[:, 0] @ ahead)
+    denominator = 1.0 + product
+    if not np.isfinite(denominator):
+        raise InputError("the inverse has entries that are NaN, infinite or too large for v^T P u")
+    terms = 1.0 + float(np.abs(right[:, 0]) @ np.abs(ahead))
+    condition = terms / abs(denominator) if denominator else float("inf")
+    if condition > _WORST_CONDITION:
+        raise SingularMatrixError(
+            f"S + u v^T is singular to working precision: 1 + v^T S^-1 u is {denominator:.3g} with a condition of "
+            f"{condition:.1e}, expected at most {_WORST_CONDITION:.0e}; change u or v, or invert S + u v^T directly"
+        )
+    changed = P - np.outer(ahead / denominator, behind)
+    return mirror(changed) if v is None and np.array_equal(P, P.T) else changed
+
+
+def _square(matrix: npt.ArrayLike, what: str) -> Array:
+    array = np.asarray(matrix, dtype=np.float64)
+    if array.ndim != 2 or array.shape[0] != array.shape[1]:
+        raise InputError(f"{what} has the shape {array.shape}; expected a square matrix (n, n)")
+    return array
+
+
+def _columns(X: Any, n: int) -> Array:
+    """Return X as `(n, d)` in Fortran order."""
+    array = np.asarray(X, dtype=np.float64)
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2 or len(array) != n:
+        raise InputError(f"X has the shape {np.shape(X)}; expected ({n}, d): a row for each of the matrix")
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"X has {int((~np.isfinite(array)).sum())} entries that are NaN or infinite; expected none"
+        )
+    return np.asfortranarray(array)
