@@ -33,7 +33,9 @@ class LowRankBatch:
     sign
         ``(batch,)`` signs of the determinants; only from `logdet`, else None.
     condition
-        ``(batch,)`` condition numbers of the capacitance matrices in the 1-norm; infinite where singular.
+        ``(batch,)`` by how much rounding errors of K grow in its inverse: the largest row sum of
+        ``|K^-1| (I + |V^T D^-1 U|)``, which counts what cancels in K and does not depend on the scales of columns
+        (after Skeel [1]_); infinite where singular.
     status
         ``(batch,)`` uint8: 0 fine; 2 singular, or so near (a condition above 1e14, or a zero in the diagonal, by
         which this formula divides); 3 something is NaN or infinite.
@@ -196,13 +198,15 @@ def _capacitance(D: XArray, U: XArray, V: XArray) -> tuple[XArray, XArray]:
 
 
 def _inverted(K: XArray) -> tuple[XArray, XArray]:
-    """Return K^-1, NaN where singular, and the condition in the 1-norm."""
+    """Return K^-1, NaN where singular, and its condition."""
     xp = array_module(K)
     batch, d, _ = K.shape
     if d == 0:
         return K, xp.ones(batch)
     found = solve_or_nan(K, xp.eye(d))
-    condition = xp.abs(K).sum(axis=1).max(axis=1) * xp.abs(found).sum(axis=1).max(axis=1)
+    identity = xp.eye(d)
+    terms = identity + xp.abs(K - identity)
+    condition = (xp.abs(found) @ terms).sum(axis=2).max(axis=1)
     return found, xp.where(xp.isnan(condition), np.inf, condition)
 
 
@@ -212,7 +216,7 @@ def _result(
     xp = array_module(D)
     finite = finite & xp.isfinite(D).all(axis=1) & xp.isfinite(U).all() & xp.isfinite(V).all()
     # Infinities of an overflow are no result either.
-    solved = xp.isfinite(values).reshape(len(D), -1).all(axis=1)
+    solved = xp.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     fine = solved & (condition <= _WORST_CONDITION) & (D != 0).all(axis=1)
     status = xp.where(fine, int(Status.OK), int(Status.INACCURATE))
     status = xp.where(finite, status, int(Status.NON_FINITE_INPUT)).astype(np.uint8)

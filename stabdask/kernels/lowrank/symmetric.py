@@ -224,20 +224,30 @@ def invert_definite(matrix: npt.ArrayLike) -> tuple[Array, float]:
     if n == 0:
         return np.zeros((0, 0), order="F"), 0.0
     factor, failed = lapack.dpotrf(square, lower=1, clean=1)
-    if not failed:
-        pivots = np.diagonal(factor)
-        logdet = 2.0 * float(np.log(pivots).sum())
-        # Pivots of rounding errors alone: the matrix is singular to all digits that it has.
-        if (pivots**2 > 8 * _EPSILON * np.diagonal(square)).all():
-            inverse, failed = lapack.dpotri(factor, lower=1, overwrite_c=1)
-            if not failed:
-                return inverse, logdet
+    if not failed and _is_regular(square, factor):
+        logdet = 2.0 * float(np.log(np.diagonal(factor)).sum())
+        inverse, failed = lapack.dpotri(factor, lower=1, overwrite_c=1)
+        if not failed:
+            return inverse, logdet
     least = float(np.linalg.eigvalsh(square, UPLO="L")[0])
     raise NotPositiveDefiniteError(
-        f"the matrix is not positive definite: its smallest eigenvalue is {least:.3g}, that of a matrix that can be "
-        f"inverted is above {8 * _EPSILON * float(np.abs(np.diagonal(square)).max()):.1g}; shrink it toward its "
+        f"the matrix is not positive definite, or not by more than rounding errors: its smallest eigenvalue is "
+        f"{least:.3g}, with {float(np.diagonal(square).max()):.3g} the largest on its diagonal; shrink it toward its "
         "diagonal, or leave out what the rest determines"
     )
+
+
+def _is_regular(matrix: Array, factor: Array) -> bool:
+    """Return whether any digit of the inverse is right: a singular matrix may have a factor of rounding errors.
+
+    The condition is that of the matrix scaled to ones on its diagonal, for units that differ do no harm.
+    """
+    n = len(matrix)
+    scale = 1.0 / np.sqrt(np.diagonal(matrix))
+    lower = np.abs(np.tril(matrix)) * scale[:, None] * scale
+    norm = float((lower.sum(axis=0) + lower.sum(axis=1)).max() - 1.0)
+    reciprocal, _ = lapack.dpocon(np.asfortranarray((factor * scale[:, None]).T), norm)
+    return bool(reciprocal > n * _EPSILON)
 
 
 def sherman_morrison(inverse: npt.ArrayLike, u: npt.ArrayLike, v: npt.ArrayLike | None = None) -> Array:
