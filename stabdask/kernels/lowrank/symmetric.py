@@ -244,9 +244,15 @@ def _is_regular(matrix: Array, factor: Array) -> bool:
     """
     n = len(matrix)
     scale = 1.0 / np.sqrt(np.diagonal(matrix))
-    lower = np.abs(np.tril(matrix)) * scale[:, None] * scale
-    norm = float((lower.sum(axis=0) + lower.sum(axis=1)).max() - 1.0)
-    reciprocal, _ = lapack.dpocon(np.asfortranarray((factor * scale[:, None]).T), norm)
+    sums = np.zeros(n)
+    for i in range(0, n, _BLOCK):
+        columns = slice(i, min(i + _BLOCK, n))
+        part = np.abs(matrix[i:, columns]) * scale[i:, None] * scale[columns]
+        part[: columns.stop - i] = np.tril(part[: columns.stop - i])
+        sums[columns] += part.sum(axis=0)
+        sums[i:] += part.sum(axis=1)
+    # The diagonal of ones was counted in rows and in columns.
+    reciprocal, _ = lapack.dpocon(factor * scale[:, None], float(sums.max()) - 1.0, uplo="L")
     return bool(reciprocal > n * _EPSILON)
 
 
