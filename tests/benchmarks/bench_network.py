@@ -115,14 +115,16 @@ def crossing(P: Array, changed: Array, repeats: int) -> int | None:
 
 
 def in_turns(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Return the best time of each, measured in turns so that a busy moment falls on all."""
+    """Return the best time of each, in turns so that a busy moment falls on all, with pauses and warm starts."""
     best = dict.fromkeys(ways, float("inf"))
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for name, way in ways.items():
+            # NumPy and SciPy bring a BLAS each, whose threads spin for some 30 ms after their work.
+            time.sleep(0.05)
+            way()  # what it works with comes back into the cache
             begin = time.perf_counter()
             way()
-            if turn:  # the first is to warm up
-                best[name] = min(best[name], time.perf_counter() - begin)
+            best[name] = min(best[name], time.perf_counter() - begin)
     return best
 
 

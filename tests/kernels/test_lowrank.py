@@ -67,6 +67,23 @@ def test_mirrored(n: int, order: Any) -> None:
     assert np.array_equal(matrix, expected)
 
 
+@pytest.mark.parametrize("d", [0, 1, 5, 6, 20])
+def test_products_read_one_triangle(d: int) -> None:
+    S, X = definite(40, 2), np.asfortranarray(np.random.default_rng(d).standard_normal((40, d)))
+    half = np.asfortranarray(np.tril(S) + np.triu(np.full(S.shape, np.nan), 1))
+    np.testing.assert_allclose(lowrank.triangle_product(half, X, 2.0), 2 * S @ X, atol=1e-12)
+
+
+def test_updates_do_not_depend_on_the_number_of_threads() -> None:
+    from threadpoolctl import threadpool_limits
+
+    S, X = definite(300, 6), np.random.default_rng(7).standard_normal((300, 7))
+    P = np.linalg.inv(S)
+    found = lowrank.woodbury_update(P, X)
+    with threadpool_limits(1):
+        assert np.array_equal(lowrank.woodbury_update(P, X), found)
+
+
 def test_a_downdate_too_large_is_refused_with_its_eigenvalue() -> None:
     P = np.asfortranarray(np.eye(3))
     with pytest.raises(

@@ -9,7 +9,13 @@ from scipy.linalg import blas, lapack
 
 from stabdask.analysis.network.checks import Array
 from stabdask.errors import NotPositiveDefiniteError, UsageError
-from stabdask.kernels.lowrank import crossover, invert_definite, update_triangle
+from stabdask.kernels.lowrank import (
+    crossover,
+    invert_definite,
+    narrow_threads,
+    triangle_product,
+    update_triangle,
+)
 
 __all__ = ["DRIFT_TOLERANCE", "Done", "InversePair"]
 
@@ -66,8 +72,8 @@ class InversePair:
 
     def probe(self) -> float:
         """Return ``max |Theta Sigma z - z|`` over fixed vectors z of -1 and 1."""
-        product = blas.dsymm(1.0, self.sigma, self._probes, lower=1)
-        found = blas.dsymm(1.0, self.theta, product, lower=1)
+        with narrow_threads(*self._probes.shape):
+            found = triangle_product(self.theta, triangle_product(self.sigma, self._probes))
         return float(np.abs(found - self._probes).max())
 
     def cholesky(self) -> Array:
@@ -146,7 +152,8 @@ def _fixed_probes(n: int) -> Array:
 def _changed(sigma: Array, X: Array, sign: int, scale: float, ridge: float) -> Array:
     """Change the lower triangle of Sigma in place."""
     if X.shape[1]:
-        blas.dsyrk(float(sign), X, beta=scale, c=sigma, lower=1, overwrite_c=1)
+        with narrow_threads(*X.shape):
+            blas.dsyrk(float(sign), X, beta=scale, c=sigma, lower=1, overwrite_c=1)
     else:
         sigma *= scale
     if ridge:

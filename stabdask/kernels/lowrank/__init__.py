@@ -6,7 +6,9 @@ from stabdask.kernels.lowrank.factors import cholesky_downdate, cholesky_update
 from stabdask.kernels.lowrank.symmetric import (
     invert_definite,
     mirror,
+    narrow_threads,
     sherman_morrison,
+    triangle_product,
     update_triangle,
     woodbury_update,
 )
@@ -20,8 +22,10 @@ __all__ = [
     "invert_definite",
     "logdet",
     "mirror",
+    "narrow_threads",
     "sherman_morrison",
     "solve",
+    "triangle_product",
     "update_triangle",
     "woodbury_update",
 ]
