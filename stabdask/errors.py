@@ -17,8 +17,10 @@ __all__ = [
     "MemoryBudgetError",
     "MissingFileError",
     "MissingKeyError",
+    "NotPositiveDefiniteError",
     "OutputError",
     "RunFailedError",
+    "SingularMatrixError",
     "StabdaskError",
     "StabdaskWarning",
     "StoreLockedError",
@@ -61,6 +63,14 @@ class MissingFileError(InputError, FileNotFoundError):
 
 class MemoryBudgetError(InputError, MemoryError):
     """A memory budget too small for the job; the message names the least that works."""
+
+
+class SingularMatrixError(InputError, ArithmeticError):
+    """A matrix that has no inverse, or none that its entries determine to any digit."""
+
+
+class NotPositiveDefiniteError(InputError, ArithmeticError):
+    """A matrix that is no covariance matrix with an inverse; the message says its smallest eigenvalue."""
 
 
 class OutputError(StabdaskError, OSError):

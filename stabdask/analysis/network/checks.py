@@ -1,0 +1,106 @@
+"""What matrices of genes have to be before anything is computed with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.errors import InputError
+
+__all__ = ["Array", "gene_names", "loadings", "symmetric", "variances"]
+
+Array = npt.NDArray[np.float64]
+
+_WORST_ASYMMETRY = 1e-8
+"""Relative to the largest entry: more than rounding, also that of a matrix stored as float32 and back."""
+
+
+def gene_names(genes: Sequence[str] | npt.NDArray[Any] | None, n: int) -> npt.NDArray[np.str_]:
+    """Return `n` names: those given, or positions.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer, or one twice.
+    """
+    if genes is None:
+        return np.asarray([str(i) for i in range(n)], dtype=np.str_)
+    names = np.asarray([str(gene) for gene in genes], dtype=np.str_)
+    if len(names) != n:
+        raise InputError(f"{len(names):,} names of genes for a matrix of {n:,}; expected one for each row")
+    found, counts = np.unique(names, return_counts=True)
+    if len(found) != n:
+        twice = [str(name) for name in found[counts > 1][:5]]
+        raise InputError(f"the genes {twice} appear more than once; make names unique first")
+    return names
+
+
+def symmetric(matrix: npt.ArrayLike, what: str, genes: Sequence[str] | npt.NDArray[Any] | None) -> Array:
+    """Return a symmetric matrix as a copy, in Fortran order.
+
+    Raises
+    ------
+    InputError
+        If it is not square, of at least one gene, finite and symmetric up to rounding.
+    """
+    array = np.array(matrix, dtype=np.float64, order="F", copy=True)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or not array.size:
+        raise InputError(f"{what} has the shape {array.shape}; expected (gene, gene), at least one")
+    names = gene_names(genes, len(array))
+    finite = np.isfinite(array)
+    if not finite.all():
+        i, j = (int(places[0]) for places in np.nonzero(~finite))
+        raise InputError(
+            f"{what} has {int((~finite).sum()):,} entries that are NaN or infinite, the first at genes "
+            f"({names[i]}, {names[j]}); leave such genes out"
+        )
+    difference = np.abs(array - array.T)
+    largest = float(np.abs(array).max())
+    if difference.max() > _WORST_ASYMMETRY * largest:
+        i, j = (int(place) for place in np.unravel_index(int(difference.argmax()), difference.shape))
+        raise InputError(
+            f"{what} is not symmetric: entries ({names[i]}, {names[j]}) and ({names[j]}, {names[i]}) differ by "
+            f"{difference.max():.3g}, where the largest entry is {largest:.3g}; expected at most "
+            f"{_WORST_ASYMMETRY:.0e} of that; check which matrix it is, or take (A + A.T) / 2 if that is meant"
+        )
+    array += array.T.copy()
+    array *= 0.5
+    return array
+
+
+def variances(sigma: Array, names: npt.NDArray[np.str_]) -> None:
+    """Raise unless every gene varies.
+
+    Raises
+    ------
+    InputError
+        If a variance is 0 or negative.
+    """
+    bad = np.flatnonzero(np.diagonal(sigma) <= 0)
+    if len(bad):
+        some = ", ".join(f"{names[i]} ({sigma[i, i]:.3g})" for i in bad[:5])
+        raise InputError(
+            f"{len(bad):,} genes have no positive variance: {some}{' ...' if len(bad) > 5 else ''}; leave out genes "
+            "that are constant, or shrink the covariance matrix"
+        )
+
+
+def loadings(values: npt.ArrayLike, n: int, what: str) -> Array:
+    """Return columns `(gene, d)` in Fortran order, of one or more vectors.
+
+    Raises
+    ------
+    InputError
+        If there is no row for each gene, or something is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2 or len(array) != n:
+        raise InputError(f"{what} has the shape {np.shape(values)}; expected ({n}, d): a row for each gene")
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} has {int((~np.isfinite(array)).sum()):,} entries that are NaN or infinite")
+    return np.asfortranarray(array)
