@@ -9,6 +9,7 @@ import anndata
 import numpy as np
 import pytest
 import xarray as xr
+from helpers import shared_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_atlas import RandomAtlas, planted, random_atlas
@@ -450,3 +451,24 @@ def test_a_solver_that_gives_up_is_a_status(monkeypatch: pytest.MonkeyPatch) -> 
     row = sd.rank_knockouts(ds).set_index("knockout").loc[ds["knockout"].values[lost]]
     assert row["n_cells"] == 3
     assert row["predicted_shift"] == pytest.approx(ds["predicted_shift"].values[[0, 2, 3], lost].mean())
+
+
+@pytest.mark.parametrize("name", ["hopfield_bifurcating", "hopfield_pancreas50"])
+def test_real_fits(name: str) -> None:
+    """The predictions find the knockouts that matter, and what is exact is that of the dense Jacobian."""
+    field = sd.read_field(shared_data(f"{name}.h5sch"))
+    cells = sd.open_cells(shared_data(f"{name}.h5ad"), layer="Ms", cluster_key="cell_type")
+    ds = sd.knockouts(cells, field, n_cells=15)
+    assert (ds["status"] == Status.OK).all()
+    x = cells["expression"].sel(gene=field.genes.tolist()).values
+    for cell in range(0, ds.sizes["cell"], 20):
+        row = int(ds["atlas_position"][cell])
+        J = field.jacobian(x[row : row + 1], str(ds["cell_cluster"].values[cell]))[0]
+        for number in range(0, ds.sizes["knockout"], 11):
+            values = without(J, positions(field, str(ds["knockout"].values[number])))
+            found = float(ds["knockout_abscissa"][cell, number])
+            assert abs(found - values.real.max()) < 1e-12 * np.abs(J).max()
+    for _, rows in sd.rank_knockouts(ds).groupby("cluster"):
+        strongest = set(rows.loc[rows["mean_shift"].abs().nlargest(5).index, "knockout"])
+        predicted = set(rows.loc[rows["predicted_shift"].abs().nlargest(10).index, "knockout"])
+        assert len(strongest & predicted) >= 4
