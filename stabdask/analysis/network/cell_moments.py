@@ -52,10 +52,6 @@ class Stretch:
         self.start, self.stop = start, stop
         self.skip = int(start - (ends[first - 1] if first else 0))
         self.codes = codes[start:stop]
-        if any(type(value).__name__ == "Future" for value in self.graph.values()):
-            raise UsageError(
-                "the expression was persisted on a cluster; pass the cells as open_cells returned them"
-            )
 
     def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any], Codes]]:
         """Yield position of the first cell, cells and codes of one block after the other."""
@@ -84,6 +80,11 @@ def moments_of_cells(
     from dask.delayed import delayed
 
     x, genes = _expression(cells)
+    # Looked for before Dask optimizes the graph, which leaves them out.
+    if any(type(value).__name__ == "Future" for value in dict(x.__dask_graph__()).values()):
+        raise UsageError(
+            "the expression was persisted on a cluster; pass the cells as open_cells returned them"
+        )
     codes, labels = _labels(cells, by)
     n_cells = x.shape[0]
     least = max(_STRETCH_CELLS, _STRETCH_CELLS_OF_LABEL * len(labels), -(-n_cells // _STRETCHES))

@@ -347,7 +347,11 @@ class CoMoments:
                 "among them"
             )
         keeps = self.fourth is not None and other.fourth is not None
-        if other.count == self.count:
+        if not other.count:
+            rest = Sums(
+                self.count, self.mean, self.comoment, *((self.third, self.fourth) if keeps else (None, None))
+            )
+        elif other.count == self.count:
             check_same(self.sums, other.sums, self.genes)
             rest = Sums.empty(len(self.genes), fourth=keeps)
         else:

@@ -244,10 +244,11 @@ def joined(a: Sums, b: Sums) -> Sums:
 
 
 def without(whole: Sums, part: Sums) -> Sums:
-    """Return the sums over the cells of `whole` that are not in `part`, at least one; `joined` solved for them."""
+    """Return the sums over the cells of `whole` that are not in `part`: `joined` solved for them.
+
+    There is at least one cell in `part`, and one left.
+    """
     n = whole.count - part.count
-    if not part.count:
-        return whole
     with np.errstate(over="ignore", invalid="ignore"):
         back = (whole.mean - part.mean) * (part.count / n)  # from the mean of the whole to that of the rest
         comoment = whole.comoment - part.comoment
