@@ -34,6 +34,10 @@ def block_sums(x: Any, *, fourth: bool, skip: bool) -> tuple[Sums, int]:
 
     is_sparse = sparse.issparse(x)
     if not is_sparse:
+        if isinstance(x, np.ma.MaskedArray):
+            raise InputError(
+                "the cells are a masked array; fill it, e.g. with x.filled(numpy.nan) and missing='skip'"
+            )
         x = np.asarray(x)
     if x.ndim != 2:
         raise InputError(f"the cells have shape {x.shape}; expected (cell, gene)")

@@ -14,7 +14,14 @@ from stabdask.analysis.groups import cell_label_names, group_cells
 from stabdask.analysis.network.checks import check_dtype, checked_genes, finite_rows, not_finite
 from stabdask.analysis.network.moments import CoMoments
 from stabdask.analysis.network.sums import Accumulator, Sums, joined, slab_rows
-from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError, near_misses
+from stabdask.errors import (
+    InputError,
+    MemoryBudgetError,
+    MissingKeyError,
+    StabdaskWarning,
+    UsageError,
+    near_misses,
+)
 from stabdask.kernels.threads import single_threaded_blas
 
 if TYPE_CHECKING:
@@ -27,12 +34,15 @@ Codes = npt.NDArray[np.intp]
 
 _STRETCHES = 256
 _STRETCH_CELLS = 8_192
-_STRETCH_CELLS_OF_LABEL = 512
+_STRETCH_CELLS_OF_LABEL = 2_048
 _SAME_BLOCK_CELLS = 1_024
 
 
 class NotFiniteError(InputError):
     """A cell that is not finite, at the position that is the only argument."""
+
+    def __str__(self) -> str:
+        return f"the expression of cell number {self.args[0]:,} is not finite"
 
 
 class Stretch:
@@ -79,6 +89,8 @@ def moments_of_cells(
     """Return what `CoMoments.from_cells` does."""
     from dask.delayed import delayed
 
+    if client is not None and client.asynchronous:
+        raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
     x, genes = _expression(cells)
     # Looked for before Dask optimizes the graph, which leaves them out.
     if any(type(value).__name__ == "Future" for value in dict(x.__dask_graph__()).values()):
@@ -86,6 +98,8 @@ def moments_of_cells(
             "the expression was persisted on a cluster; pass the cells as open_cells returned them"
         )
     codes, labels = _labels(cells, by)
+    if client is None:
+        _check_memory(len(genes), len(labels))
     n_cells = x.shape[0]
     least = max(_STRETCH_CELLS, _STRETCH_CELLS_OF_LABEL * len(labels), -(-n_cells // _STRETCHES))
     stretches = [Stretch(x, start, min(start + least, n_cells), codes) for start in range(0, n_cells, least)]
@@ -111,6 +125,26 @@ def moments_of_cells(
         for sums, skipped in zip(total.sums, total.n_skipped, strict=True)
     ]
     return made[0] if by is None else dict(zip(labels, made, strict=True))
+
+
+def _check_memory(n_genes: int, n_labels: int) -> None:
+    """Raise where the result, and as much beside it, cannot fit in this machine.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If they do not.
+    """
+    import psutil
+
+    needed = 8 * n_genes**2 * (2 * n_labels + 1)
+    there = int(psutil.virtual_memory().available)
+    if needed > there:
+        sets = "" if n_labels == 1 else f" for each of {n_labels:,} labels"
+        raise MemoryBudgetError(
+            f"co-moments of {n_genes:,} genes{sets} take at least {needed / 1e9:,.1f} GB, and {there / 1e9:,.1f} GB "
+            "are available; choose genes with open_cells(genes=...), or a label with fewer values"
+        )
 
 
 def _collect(stretch: Stretch, n_genes: int, n_labels: int, rows: int, fourth: bool, skip: bool) -> Collected:
@@ -207,7 +241,7 @@ def _labels(cells: xr.Dataset, by: str | None) -> tuple[Codes, list[Any]]:
         warnings.warn(
             f"{n_left_out:,} of {len(groups.codes):,} cells have no label in {by!r}: they are left out",
             StabdaskWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
     position = np.full(groups.n_groups + 1, -1, dtype=np.intp)
     position[present] = np.arange(len(present))

@@ -105,6 +105,8 @@ class CoMoments:
         check_shapes(sums)
         names = checked_genes(genes, len(sums.mean))
         check_numbers(sums, names)
+        # To the last bit, so that everything made of them is.
+        sums.comoment = (sums.comoment + sums.comoment.T) / 2
         self._fill(sums, names, whole_number(n_skipped, "n_skipped"))
 
     def _fill(self, sums: Sums, genes: npt.NDArray[np.str_], n_skipped: int) -> None:
@@ -185,7 +187,7 @@ class CoMoments:
         Notes
         -----
         Dense cells are centered a slab at a time, on one of them and then on the mean of the slab, and multiplied by
-        BLAS; sparse ones are not where under 3 % of their entries are stored, but for genes that are zero in less than
+        BLAS; sparse ones are not where under 5 % of their entries are stored, but for genes that are zero in less than
         half of the cells. A gene that does not vary has exactly no variance. Bits depend on the number of threads of
         BLAS.
 
@@ -262,8 +264,10 @@ class CoMoments:
             names of genes repeat.
         MissingKeyError
             If there is no such label, or no expression.
+        MemoryBudgetError
+            If, without a client, one co-moment matrix for every label does not fit in memory twice.
         UsageError
-            If `missing` is not known, or the cells were persisted on a cluster.
+            If `missing` is not known, the client is asynchronous, or the cells were persisted on a cluster.
 
         Notes
         -----

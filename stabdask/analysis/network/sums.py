@@ -24,13 +24,15 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
-SPARSE_DENSITY = 0.03
+SPARSE_DENSITY = 0.05
 """Share of entries that are stored below which the product of sparse matrices is quicker than that of dense ones."""
 _SLAB_ENTRIES = 2**22
 _FEWEST_ROWS = 256
+_ENOUGH_ROWS = 1_024
 _MOST_ROWS = 16_384
 _SPARSE_ROWS = 16_384
-_OUTER_ENTRIES = 2**20
+_STRIP_ENTRIES = 2**17
+"""Entries worked on at once: they stay in the processor's cache."""
 
 
 @dataclass
@@ -68,14 +70,18 @@ class Sums:
 
 
 def slab_rows(n_genes: int, n_at_once: int = 1) -> int:
-    """Return how many cells to multiply at a time, where `n_at_once` slabs are held: 32 MB in all, within limits.
+    """Return how many cells to multiply at a time, where `n_at_once` slabs are held.
+
+    Together they take 32 MB, or as much as the co-moments of as many sets of cells, within limits: products of few rows
+    spend their time on writing the result.
 
     Examples
     --------
-    >>> slab_rows(2_000), slab_rows(2_000, 20), slab_rows(10)
-    (2097, 256, 16384)
+    >>> slab_rows(2_000), slab_rows(2_000, 20), slab_rows(300, 20), slab_rows(10)
+    (2097, 1024, 699, 16384)
     """
-    return int(np.clip(_SLAB_ENTRIES // max(1, n_genes * n_at_once), _FEWEST_ROWS, _MOST_ROWS))
+    rows = max(_SLAB_ENTRIES // max(1, n_genes * n_at_once), min(n_genes, _ENOUGH_ROWS))
+    return int(np.clip(rows, _FEWEST_ROWS, _MOST_ROWS))
 
 
 class Accumulator:
@@ -131,28 +137,37 @@ class Accumulator:
             return
         assert self._slab is not None
         sums, m = self._sums, self._filled
-        x, row = self._slab[:m], self._slab[m]
+        strip = max(1, _STRIP_ENTRIES // max(1, self._slab.shape[1]))
+        strips = [self._slab[start : min(start + strip, m)] for start in range(0, m, strip)]
         with np.errstate(over="ignore", invalid="ignore"):
-            first = x[0].copy()
-            x -= first
-            shift = x.mean(axis=0)
-            x -= shift
+            first, shift = self._slab[0].copy(), np.zeros(self._slab.shape[1])
+            for x in strips:
+                x -= first
+                shift += x.sum(axis=0)
+            shift /= m
             first += shift
             total = sums.count + m
             step = first - sums.mean if sums.count else np.zeros_like(first)
             mean = sums.mean + step * (m / total) if sums.count else first
             if sums.third is not None:
                 sums.third, sums.fourth = _about(sums, step * (-m / total))
-                to_mean = step * (sums.count / total)
-                squares = np.einsum("cg,cg->c", x, x) + 2.0 * (x @ to_mean) + to_mean @ to_mean
-                np.maximum(squares, 0.0, out=squares)
-                sums.third += squares @ x + squares.sum() * to_mean
-                sums.fourth += float(squares @ squares)
-            np.multiply(step, np.sqrt(sums.count * m / total), out=row)
+            to_mean = step * (sums.count / total)
+            for x in strips:
+                x -= shift
+                if sums.third is not None and sums.fourth is not None:
+                    squares = np.einsum("cg,cg->c", x, x) + 2.0 * (x @ to_mean) + to_mean @ to_mean
+                    np.maximum(squares, 0.0, out=squares)
+                    sums.third += squares @ x + squares.sum() * to_mean
+                    sums.fourth += float(squares @ squares)
+            np.multiply(step, np.sqrt(sums.count * m / total), out=self._slab[m])
             # NumPy multiplies a matrix by its own transpose with syrk, and unlike SciPy's lets other threads run.
-            used = self._slab[: m + 1]
-            np.matmul(used.T, used, out=self._work)
-            sums.comoment += self._work
+            if sums.count:
+                used = self._slab[: m + 1]
+                np.matmul(used.T, used, out=self._work)
+                sums.comoment += self._work
+            else:
+                used = self._slab[:m]
+                np.matmul(used.T, used, out=sums.comoment)
         sums.mean, sums.count = mean, total
         self._filled = 0
 
@@ -285,7 +300,7 @@ def _about(sums: Sums, shift: Array) -> tuple[Array, float]:
 
 def _add_outer(matrix: Array, vector: Array, weight: float) -> None:
     """Add ``weight v v^T`` in place, a few rows at a time, so that no second matrix is made."""
-    rows = max(1, _OUTER_ENTRIES // max(1, len(vector)))
+    rows = max(1, _STRIP_ENTRIES // max(1, len(vector)))
     for start in range(0, len(vector), rows):
         cut = slice(start, start + rows)
         # Symmetric to the last bit: v_i v_j first, the weight then.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata
@@ -16,7 +17,7 @@ from scipy import sparse
 import stabdask as sd
 from stabdask.analysis.network import cell_moments
 from stabdask.analysis.network.moments import CoMoments
-from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError
+from stabdask.errors import InputError, MemoryBudgetError, MissingKeyError, StabdaskWarning, UsageError
 
 Array = np.ndarray[Any, Any]
 
@@ -178,6 +179,19 @@ def test_one_cell_and_one_gene() -> None:
     assert moments.comoment.shape == (1, 1)
 
 
+def test_what_does_not_fit_in_memory_is_refused_before_work_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    cells = sd.open_cells(atlas(), cluster_key="state")
+    # Three labels of 6 x 6 numbers twice, and one more.
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * 36 * 7))
+    assert len(CoMoments.from_cells(cells, by="cluster")) == 3
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * 36 * 7 - 1))
+    with pytest.raises(MemoryBudgetError, match="for each of 3 labels take at least"):
+        CoMoments.from_cells(cells, by="cluster")
+    assert CoMoments.from_cells(cells).count == 500
+
+
 def test_bad_cells() -> None:
     cells = sd.open_cells(atlas(10))
     with pytest.raises(MissingKeyError, match="neither 'expression' nor 'coordinates'"):
@@ -190,5 +204,7 @@ def test_bad_cells() -> None:
         CoMoments.from_cells(cells.isel(cell=0))
     with pytest.raises(InputError, match="dtype complex"):
         CoMoments.from_cells(cells.astype(complex))
+    with pytest.raises(UsageError, match="asynchronous"):
+        CoMoments.from_cells(cells, client=SimpleNamespace(asynchronous=True))
     with pytest.raises(UsageError, match="missing="):
         CoMoments.from_cells(cells, missing="drop")  # type: ignore[call-overload]

@@ -315,6 +315,8 @@ def test_bad_blocks_are_refused() -> None:
         CoMoments.of(x * 1e200)
     with pytest.raises(InputError, match="rescale"):
         CoMoments.of(x * 1e90)
+    with pytest.raises(InputError, match="masked array"):
+        CoMoments.of(np.ma.masked_less(x, 0))
     import dask.array as da
 
     with pytest.raises(InputError, match="from_cells"):
@@ -391,6 +393,11 @@ def test_numbers_given_are_checked() -> None:
     ):
         with pytest.raises(InputError, match=message):
             CoMoments(**{**good, **change})
+
+
+def test_symmetric_to_the_last_bit() -> None:
+    moments = CoMoments(3, [0.0, 0.0], [[1.0, 0.3], [0.1 + 0.2, 1.0]])
+    np.testing.assert_array_equal(moments.comoment, moments.comoment.T)
 
 
 def test_arrays_cannot_be_changed_and_what_was_given_can() -> None:
