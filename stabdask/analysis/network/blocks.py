@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stabdask.analysis.network.checks import check_dtype, finite_rows, not_finite
+from stabdask.analysis.network.moment_checks import check_dtype, finite_rows, not_finite
 from stabdask.analysis.network.sums import Sums, dense_sums, sparse_sums
 from stabdask.errors import InputError
 

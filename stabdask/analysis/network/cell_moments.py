@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.analysis.groups import cell_label_names, group_cells
-from stabdask.analysis.network.checks import check_dtype, checked_genes, finite_rows, not_finite
+from stabdask.analysis.network.moment_checks import check_dtype, checked_genes, finite_rows, not_finite
 from stabdask.analysis.network.moments import CoMoments
 from stabdask.analysis.network.sums import Accumulator, Sums, joined, slab_rows
 from stabdask.errors import (

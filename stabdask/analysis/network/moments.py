@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.analysis.network.blocks import block_sums
-from stabdask.analysis.network.checks import (
+from stabdask.analysis.network.moment_checks import (
     check_missing,
     check_numbers,
     check_rest,
@@ -110,16 +110,7 @@ class CoMoments:
         self._fill(sums, names, whole_number(n_skipped, "n_skipped"))
 
     def _fill(self, sums: Sums, genes: npt.NDArray[np.str_], n_skipped: int) -> None:
-        values = {
-            "count": sums.count,
-            "mean": sums.mean,
-            "comoment": sums.comoment,
-            "genes": genes,
-            "third": sums.third,
-            "fourth": sums.fourth,
-            "n_skipped": n_skipped,
-        }
-        for name, value in values.items():
+        for name, value in {**vars(sums), "genes": genes, "n_skipped": n_skipped}.items():
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
             object.__setattr__(self, name, value)
@@ -139,6 +130,10 @@ class CoMoments:
                 "the expression is finite, but sums of its powers are not: values above about 1e70 cannot be summed to "
                 "the fourth power; rescale the expression"
             )
+        constant = np.diagonal(sums.comoment) == 0
+        if sums.comoment[constant].any():
+            # Squares of less than 1e-162 are nothing, and so is what goes with them.
+            sums.comoment = np.where(constant | constant[:, None], 0.0, sums.comoment)
         out = cls.__new__(cls)
         out._fill(sums, genes, n_skipped)
         return out
@@ -342,7 +337,8 @@ class CoMoments:
         Notes
         -----
         What is left is exact to rounding of what was there: where the cells that are taken away made up nearly all of a
-        variance, few digits are left of the rest. The check leaves a relative 1e-8 of it for that.
+        variance, few digits are left of the rest; a gene of which less than 4e-15 is left does not vary any more. The
+        check leaves a relative 1e-8 for rounding.
         """
         check_same_genes(self.genes, other.genes)
         if other.count > self.count:

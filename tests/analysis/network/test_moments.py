@@ -395,6 +395,12 @@ def test_numbers_given_are_checked() -> None:
             CoMoments(**{**good, **change})
 
 
+def test_what_is_too_small_to_be_squared_is_constant() -> None:
+    moments = CoMoments.of([[1e-200, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    assert moments.constant.tolist() == [True, False]
+    np.testing.assert_allclose(moments.comoment, [[0.0, 0.0], [0.0, 2 / 3]])
+
+
 def test_symmetric_to_the_last_bit() -> None:
     moments = CoMoments(3, [0.0, 0.0], [[1.0, 0.3], [0.1 + 0.2, 1.0]])
     np.testing.assert_array_equal(moments.comoment, moments.comoment.T)

@@ -29,7 +29,7 @@ Names = npt.NDArray[np.str_]
 
 _ROUNDING = 1e-8
 """How much less than nothing may be left of a variance, relative to what was there, before it is no rounding."""
-_DIGITS = 64 * float(np.finfo(np.float64).eps)
+_DIGITS = 16 * float(np.finfo(np.float64).eps)
 """What is left of a variance up to this, relative to what was there, is rounding alone."""
 
 
