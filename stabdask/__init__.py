@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stabdask import plotting as pl
+    from stabdask.analysis import network
     from stabdask.analysis.aggregate import extremes, summarize
     from stabdask.analysis.comparison import compare
     from stabdask.analysis.drivers import driver_edges, driver_genes
@@ -76,7 +77,7 @@ _HOMES = {
     "verify": "stabdask.runs.verify",
     "write_report": "stabdask.report.document",
 }
-_MODULES = {"pl": "stabdask.plotting"}
+_MODULES = {"network": "stabdask.analysis.network", "pl": "stabdask.plotting"}
 
 __all__ = [
     "Field",
@@ -96,6 +97,7 @@ __all__ = [
     "fixed_point_table",
     "fixed_points",
     "knockouts",
+    "network",
     "open_cells",
     "open_results",
     "pl",

@@ -1,6 +1,17 @@
-"""Networks of genes: precision matrices, partial correlations, edges."""
+"""Networks of genes: co-moments of cells, precision matrices that are updated, partial correlations, edges."""
 
 from stabdask.analysis.network.edges import compare, edges, partial_correlations, statistics
+from stabdask.analysis.network.moments import CoMoments
 from stabdask.analysis.network.precision import PrecisionMatrix
+from stabdask.analysis.network.shrinkage import Shrunk, shrink
 
-__all__ = ["PrecisionMatrix", "compare", "edges", "partial_correlations", "statistics"]
+__all__ = [
+    "CoMoments",
+    "PrecisionMatrix",
+    "Shrunk",
+    "compare",
+    "edges",
+    "partial_correlations",
+    "shrink",
+    "statistics",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from stabdask.analysis.network.cell_changes import CellChange, Cells
 from stabdask.analysis.network.checks import Array, gene_names, loadings, symmetric, variances
 from stabdask.analysis.network.edges import partial_correlations
 from stabdask.analysis.network.inverse_pair import DRIFT_TOLERANCE, InversePair
+from stabdask.analysis.network.moments import CoMoments
+from stabdask.analysis.network.shrinkage import shrink
 from stabdask.errors import InputError, NotPositiveDefiniteError, UsageError
 from stabdask.kernels.lowrank import mirror
 
@@ -118,8 +120,8 @@ class PrecisionMatrix:
     @classmethod
     def from_moments(
         cls,
-        moments: Any,
-        shrinkage: str = "none",
+        moments: CoMoments,
+        shrinkage: Literal["none", "fixed", "ledoit-wolf"] = "none",
         amount: float | None = None,
         *,
         drift_tolerance: float = DRIFT_TOLERANCE,
@@ -150,10 +152,6 @@ class PrecisionMatrix:
         Cells that are added or removed later leave the amount of shrinkage as it is here, also that of Ledoit and
         Wolf: for one that follows them, make another from merged moments.
         """
-        from stabdask.analysis.network.shrinkage import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-            shrink,
-        )
-
         sigma, found = shrink(moments, method=shrinkage, amount=amount)
         # Shrinkage toward mu I leaves the trace alone, so that it tells what the co-moment was divided by.
         trace = float(np.trace(sigma))

@@ -1,0 +1,248 @@
+"""Co-moments of an atlas: one pass over its blocks, in stretches that do not depend on the workers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.analysis.groups import cell_label_names, group_cells
+from stabdask.analysis.network.moment_checks import check_dtype, checked_genes, finite_rows, not_finite
+from stabdask.analysis.network.moments import CoMoments
+from stabdask.analysis.network.sums import Accumulator, Sums, joined, slab_rows
+from stabdask.errors import (
+    InputError,
+    MemoryBudgetError,
+    MissingKeyError,
+    StabdaskWarning,
+    UsageError,
+    near_misses,
+)
+from stabdask.kernels.threads import single_threaded_blas
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+
+__all__ = ["moments_of_cells"]
+
+Codes = npt.NDArray[np.intp]
+
+_STRETCHES = 256
+_STRETCH_CELLS = 8_192
+_STRETCH_CELLS_OF_LABEL = 2_048
+_SAME_BLOCK_CELLS = 1_024
+
+
+class NotFiniteError(InputError):
+    """A cell that is not finite, at the position that is the only argument."""
+
+    def __str__(self) -> str:
+        return f"the expression of cell number {self.args[0]:,} is not finite"
+
+
+class Stretch:
+    """Some cells that follow each other: the Dask graph of the blocks that hold them.
+
+    Not a dataclass: Dask would take one apart, and compute all blocks before the task that walks them.
+    """
+
+    def __init__(self, x: da.Array, start: int, stop: int, codes: Codes) -> None:
+        from dask.base import optimize
+
+        ends = np.cumsum(x.chunks[0])
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+        (rows,) = optimize(x.blocks[first : last + 1])
+        self.graph = dict(rows.__dask_graph__())
+        self.keys = [key[0] for key in rows.__dask_keys__()]
+        self.start, self.stop = start, stop
+        self.skip = int(start - (ends[first - 1] if first else 0))
+        self.codes = codes[start:stop]
+
+    def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any], Codes]]:
+        """Yield position of the first cell, cells and codes of one block after the other."""
+        from dask.local import get_sync
+
+        begin, skip = self.start, self.skip
+        for key in self.keys:
+            block = np.asarray(get_sync(self.graph, key))[skip : skip + self.stop - begin]
+            skip = 0
+            yield begin, block, self.codes[begin - self.start :][: len(block)]
+            begin += len(block)
+
+
+@dataclass
+class Collected:
+    """Sums and skipped cells of every label, of some stretches."""
+
+    sums: list[Sums]
+    n_skipped: npt.NDArray[np.int64]
+
+
+def moments_of_cells(
+    cells: xr.Dataset, by: str | None, *, client: Any, fourth: bool, missing: str
+) -> CoMoments | dict[Any, CoMoments]:
+    """Return what `CoMoments.from_cells` does."""
+    from dask.delayed import delayed
+
+    if client is not None and client.asynchronous:
+        raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
+    x, genes = _expression(cells)
+    # Looked for before Dask optimizes the graph, which leaves them out.
+    if any(type(value).__name__ == "Future" for value in dict(x.__dask_graph__()).values()):
+        raise UsageError(
+            "the expression was persisted on a cluster; pass the cells as open_cells returned them"
+        )
+    codes, labels = _labels(cells, by)
+    if client is None:
+        _check_memory(len(genes), len(labels))
+    n_cells = x.shape[0]
+    least = max(_STRETCH_CELLS, _STRETCH_CELLS_OF_LABEL * len(labels), -(-n_cells // _STRETCHES))
+    stretches = [Stretch(x, start, min(start + least, n_cells), codes) for start in range(0, n_cells, least)]
+    rows = min(n_cells, slab_rows(len(genes), len(labels)))
+    collect, join = delayed(_collect, pure=False), delayed(_join, pure=False)
+    parts = [
+        collect(stretch, len(genes), len(labels), rows, fourth, missing == "skip") for stretch in stretches
+    ]
+    while len(parts) > 1:
+        parts = [join(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
+    try:
+        (total,) = _computed(parts, client)
+    except NotFiniteError as error:
+        # Of stretches that are walked at the same time, the one that failed first need not be the first.
+        before = [s for s in stretches if s.start <= int(error.args[0])]
+        find = delayed(_first_not_finite, pure=False)
+        found = [
+            position for position in _computed([find(s) for s in before], client) if position is not None
+        ]
+        raise _named(cells, min([int(error.args[0]), *found])) from None
+    made = [
+        CoMoments.from_sums(sums, genes, n_skipped=int(skipped))
+        for sums, skipped in zip(total.sums, total.n_skipped, strict=True)
+    ]
+    return made[0] if by is None else dict(zip(labels, made, strict=True))
+
+
+def _check_memory(n_genes: int, n_labels: int) -> None:
+    """Raise where the result, and as much beside it, cannot fit in this machine.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If they do not.
+    """
+    import psutil
+
+    needed = 8 * n_genes**2 * (2 * n_labels + 1)
+    there = int(psutil.virtual_memory().available)
+    if needed > there:
+        sets = "" if n_labels == 1 else f" for each of {n_labels:,} labels"
+        raise MemoryBudgetError(
+            f"co-moments of {n_genes:,} genes{sets} take at least {needed / 1e9:,.1f} GB, and {there / 1e9:,.1f} GB "
+            "are available; choose genes with open_cells(genes=...), or a label with fewer values"
+        )
+
+
+def _collect(stretch: Stretch, n_genes: int, n_labels: int, rows: int, fourth: bool, skip: bool) -> Collected:
+    work = np.empty((n_genes, n_genes))
+    own = [Accumulator(n_genes, fourth=fourth, rows=rows, work=work) for _ in range(n_labels)]
+    n_skipped = np.zeros(n_labels, dtype=np.int64)
+    with single_threaded_blas():
+        for begin, block, codes in stretch.blocks():
+            used = codes >= 0
+            finite = finite_rows(block)
+            bad = np.flatnonzero(used & ~finite)
+            if len(bad):
+                if not skip:
+                    raise NotFiniteError(begin + int(bad[0]))
+                n_skipped += np.bincount(codes[bad], minlength=n_labels)
+                used &= finite
+            for label in np.unique(codes[used]):
+                members = used & (codes == label)
+                own[label].add(block if members.all() else block[members])
+        return Collected([one.result() for one in own], n_skipped)
+
+
+def _join(a: Collected, b: Collected) -> Collected:
+    with single_threaded_blas():
+        sums = [joined(one, other) for one, other in zip(a.sums, b.sums, strict=True)]
+    return Collected(sums, a.n_skipped + b.n_skipped)
+
+
+def _first_not_finite(stretch: Stretch) -> int | None:
+    for begin, block, codes in stretch.blocks():
+        bad = np.flatnonzero((codes >= 0) & ~finite_rows(block))
+        if len(bad):
+            return begin + int(bad[0])
+    return None
+
+
+def _computed(parts: list[Any], client: Any) -> list[Any]:
+    from dask.base import compute
+
+    return list(compute(*parts) if client is None else client.compute(parts, sync=True))
+
+
+def _named(cells: xr.Dataset, position: int) -> InputError:
+    n_cells = cells.sizes["cell"]
+    name = repr(str(cells["cell"].to_numpy()[position])) + ", " if "cell" in cells.coords else ""
+    return not_finite(f"{name}number {position:,} of {n_cells:,}", "cell")
+
+
+def _expression(cells: xr.Dataset) -> tuple[da.Array, npt.NDArray[np.str_]]:
+    """Return the expression (or coordinates) in blocks of whole rows, and the names of genes (or axes)."""
+    import dask.array as da
+
+    for name in ("expression", "coordinates"):
+        if name in getattr(cells, "variables", {}):
+            state = cells[name]
+            break
+    else:
+        raise MissingKeyError(
+            "the cells have neither 'expression' nor 'coordinates'; expected a Dataset from open_cells"
+        )
+    if state.ndim != 2 or state.dims[0] != "cell":
+        raise InputError(f"{name} of the cells has dimensions {state.dims}; expected ('cell', 'gene')")
+    if not state.shape[0] or not state.shape[1]:
+        raise InputError(
+            f"{name} of the cells has shape {state.shape}; expected at least one cell and one gene"
+        )
+    check_dtype(state.dtype)
+    dim = str(state.dims[1])
+    genes = checked_genes(cells[dim].to_numpy() if dim in cells.coords else None, state.shape[1])
+    if not isinstance(state.data, da.Array):
+        return da.from_array(np.asarray(state.data), chunks=(_SAME_BLOCK_CELLS, -1)), genes
+    return state.data.rechunk({1: -1}) if len(state.data.chunks[1]) > 1 else state.data, genes
+
+
+def _labels(cells: xr.Dataset, by: str | None) -> tuple[Codes, list[Any]]:
+    """Return the number of every cell's label, -1 for none, and the labels that cells have."""
+    import xarray as xr
+
+    if by is None:
+        return np.zeros(cells.sizes["cell"], dtype=np.intp), [None]
+    if not isinstance(by, str):
+        raise UsageError(f"by={by!r}; expected the name of one label, e.g. 'cluster'")
+    if by not in cells.variables or cells[by].dims != ("cell",):
+        known = [name for name in cell_label_names(cells) if name in cells.variables]
+        raise MissingKeyError(f"no label {by!r} for cells; {near_misses(by, known, noun='labels')}")
+    attrs = {**cells[by].attrs, "annotation": "label"} if by == "cluster" else cells[by].attrs
+    values = xr.Dataset({"label": ("cell", cells[by].to_numpy(), attrs)})
+    groups = group_cells(values, "label")
+    present = np.unique(groups.codes[groups.codes >= 0])
+    if not len(present):
+        raise InputError(f"no cell has a label in {by!r}; expected at least one")
+    n_left_out = int((groups.codes < 0).sum())
+    if n_left_out:
+        warnings.warn(
+            f"{n_left_out:,} of {len(groups.codes):,} cells have no label in {by!r}: they are left out",
+            StabdaskWarning,
+            stacklevel=4,
+        )
+    position = np.full(groups.n_groups + 1, -1, dtype=np.intp)
+    position[present] = np.arange(len(present))
+    return position[groups.codes], groups.labels[0][present].tolist()
