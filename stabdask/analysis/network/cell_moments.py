@@ -69,7 +69,8 @@ class Stretch:
 
         begin, skip = self.start, self.skip
         for key in self.keys:
-            block = np.asarray(get_sync(self.graph, key))[skip : skip + self.stop - begin]
+            block = get_sync(self.graph, key)[skip : skip + self.stop - begin]
+            block = np.asarray(block.toarray() if hasattr(block, "toarray") else block)
             skip = 0
             yield begin, block, self.codes[begin - self.start :][: len(block)]
             begin += len(block)

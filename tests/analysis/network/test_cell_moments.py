@@ -173,6 +173,13 @@ def test_chosen_genes_and_cells() -> None:
     assert_like(CoMoments.from_cells(cells.chunk({"gene": 1})), adata.X[:, [4, 1]])
 
 
+def test_blocks_that_are_sparse(stretches: None) -> None:
+    adata = atlas()
+    cells = sd.open_cells(adata, block_cells=64)
+    blocks = cells["expression"].data.map_blocks(sparse.csr_array, meta=np.empty((0, 0), dtype=np.float32))
+    assert_like(CoMoments.from_cells(cells.assign(expression=(("cell", "gene"), blocks))), adata.X)
+
+
 def test_one_cell_and_one_gene() -> None:
     assert CoMoments.from_cells(sd.open_cells(atlas(1))).count == 1
     moments = CoMoments.from_cells(sd.open_cells(atlas(50, 1)))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import sparse
 
 from stabdask.analysis.network.moments import CoMoments
@@ -137,6 +138,29 @@ def assert_moments_loosely(found: CoMoments, x: Array, scale: float) -> None:
     np.testing.assert_allclose(found.comoment, expected["comoment"].astype(float), atol=1e-12 * scale)
     np.testing.assert_allclose(found.third, expected["third"].astype(float), atol=1e-11 * scale**1.5)
     np.testing.assert_allclose(found.fourth, float(expected["fourth"]), atol=1e-11 * scale**2)
+
+
+awkward = st.floats(-1e6, 1e6, allow_subnormal=False) | st.sampled_from([0.0, 0.0, 0.0, 1.0, 1e-3, 1e6])
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_awkward_numbers(data: st.DataObject) -> None:
+    """Of any size beside each other: sparse, split and taken away, none is refused and all agree."""
+    n, g = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 5))
+    x = data.draw(hnp.arrays(float, (n, g), elements=awkward))
+    whole = CoMoments.of(x)
+    cut = data.draw(st.integers(0, n))
+    first, second = CoMoments.of(x[:cut]), CoMoments.of(x[cut:])
+    spread = np.sqrt(np.diagonal(whole.comoment))
+    bound = np.multiply.outer(spread, spread) + 1e-300
+    for other in (CoMoments.of(sparse.csr_array(x)), first + second):
+        assert (np.abs(other.comoment - whole.comoment) <= 1e-11 * bound).all()
+        assert other.fourth == pytest.approx(whole.fourth, rel=1e-9, abs=1e-300)
+    rest = whole - first
+    # What is less than rounding of what was there is nothing, and its root goes with it.
+    assert (np.abs(rest.comoment - second.comoment) <= 1e-7 * bound).all()
+    np.testing.assert_allclose(rest.mean, second.mean, rtol=0, atol=1e-12 * n * (1 + np.abs(x).max()))
 
 
 @pytest.mark.parametrize("offset", [1e6, -1e6, 1e8])
