@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stabdask.atlas.alignment import axis_columns, cluster_models
 from stabdask.atlas.annotations import Annotation, annotations_of
-from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
+from stabdask.atlas.cells import cell_names, cell_state, cluster_codes, refuse_persisted
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field
 from stabdask.runs.annotations import annotations_identity
@@ -226,6 +226,7 @@ def prepare(
     elif len(state.data.chunks[1]) > 1:
         cells = cells.chunk({state.dims[1]: -1})
     expression = cell_state(cells).data
+    refuse_persisted(expression)
     if partition_cells is not None and partition_cells < 1:
         raise UsageError(f"partition_cells={partition_cells}; expected at least 1")
     block, partition = block_and_partition(expression, field, checked, partition_cells)

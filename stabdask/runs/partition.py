@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.errors import UsageError
 from stabdask.fields.storage import open_field_cached
 from stabdask.kernels.eig import kernel_name
 from stabdask.kernels.machine import machine_text
@@ -75,13 +74,7 @@ class PartitionTask:
 
 
 def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> PartitionTask:
-    """Return the task of one partition.
-
-    Raises
-    ------
-    UsageError
-        If the expression was persisted on a cluster, whose data a task cannot carry.
-    """
+    """Return the task of one partition."""
     import cloudpickle
     from dask.base import optimize
 
@@ -90,10 +83,6 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
     first, last = np.searchsorted(ends, [start, stop - 1], side="right")
     (rows,) = optimize(job.expression.blocks[first : last + 1])
     graph = dict(rows.__dask_graph__())
-    if any(type(value).__name__ == "Future" for value in graph.values()):
-        raise UsageError(
-            "the expression was persisted on a cluster; pass the cells as open_cells returned them"
-        )
     names = job.cell_names
     return PartitionTask(
         store=str(store),

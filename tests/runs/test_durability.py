@@ -131,6 +131,11 @@ def test_one_and_two_workers_and_a_client(small, undisturbed: Path, tmp_path: Pa
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
 
+        cells = sd.open_cells(small.atlas, layer="M_t", cluster_key="state")
+        with pytest.raises(sd.errors.UsageError, match="persisted on a cluster"):
+            sd.run(cells.persist(), sd.read_field(small.field), tmp_path / "persisted.zarr", client=client)
+        assert not (tmp_path / "persisted.zarr").exists()
+
         killed: list[int] = []
         assert run_small(small, store, workers=None, client=client, progress=kill_once).complete
         assert killed
