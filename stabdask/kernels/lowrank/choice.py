@@ -27,8 +27,8 @@ def crossover() -> float:
     Returns
     -------
     float
-        From 0.1 to 1, measured in about a tenth of a second at the first call. Both ways give the same up to rounding, so
-        only times depend on it.
+        From 0.1 to 1, measured in about a tenth of a second at the first call. Both ways give the same up to
+        rounding, so only times depend on it.
 
     Notes
     -----
