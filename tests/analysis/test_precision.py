@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stabdask.analysis.network import PrecisionMatrix
+from stabdask.analysis.network.inverse_pair import InversePair
 from stabdask.errors import (
     DamagedStoreError,
     InputError,
@@ -95,8 +96,8 @@ def test_five_pathways_of_five_hundred_genes(crossover: float | None) -> None:
 
 
 def test_a_thousand_updates_and_five_hundred_downdates_do_not_drift() -> None:
-    base, _ = covariance(80)
-    vectors = np.random.default_rng(1).normal(0, 0.05, (1000, 80))
+    base, _ = covariance(500)
+    vectors = np.random.default_rng(1).normal(0, 0.05, (1000, 500))
     precision = PrecisionMatrix.from_covariance(base, crossover=1.0)
     for u in vectors:
         precision.rank_one(u)
@@ -261,7 +262,50 @@ def test_a_downdate_to_the_last_digits_is_done_from_scratch() -> None:
     assert precision.theta[0, 0] == pytest.approx(1e10, rel=1e-5)
 
 
+def test_an_update_that_dwarfs_sigma_is_done_from_scratch() -> None:
+    """1 + u^T u is 4e9 for the first, so that nine digits would go; after the second none would be left."""
+    precision = PrecisionMatrix.from_covariance(np.eye(40), crossover=9.0)
+    precision.update(np.full(40, 1e4))
+    assert precision.history[0].path == "direct"
+    assert precision.probe() < 1e-4
+    before = precision.theta
+    for size in (1e9, 1e150):
+        with pytest.raises(NotPositiveDefiniteError, match="update is refused, nothing has changed"):
+            precision.update(np.full(40, size))
+    assert np.array_equal(precision.theta, before)
+    assert precision.sigma[0, 0] == 1e8 + 1
+
+
+def test_a_sigma_that_errors_have_made_singular_leaves_no_theta() -> None:
+    pair = InversePair(np.eye(30, order="F"), drift_tolerance=1e-10, crossover=9.0)
+    pair.sigma[3, 3] = -0.5
+    u = np.ones((30, 1), order="F") / 100
+    with pytest.raises(NotPositiveDefiniteError, match=r"without inverse .* make it anew from the data"):
+        pair.change("update", u, sign=1, scale=1.0, ridge=0.0)
+    assert np.isnan(pair.theta).all()
+    assert np.isnan(pair.logdet)
+    with pytest.raises(InputError, match="the inverse has entries that are NaN"):
+        pair.change("update", u, sign=1, scale=1.0, ridge=0.0)
+
+
+def test_an_inverse_that_is_off_is_computed_anew() -> None:
+    pair = InversePair(np.eye(30, order="F"), drift_tolerance=1e-10, crossover=9.0)
+    pair.theta[3, 3] += 1e-8
+    done = pair.change("update", np.ones((30, 1), order="F"), sign=1, scale=1.0, ridge=0.0)
+    assert done.refactorized
+    assert pair.n_refactorizations == 1
+    np.testing.assert_allclose(np.tril(pair.theta), np.tril(np.linalg.inv(np.eye(30) + 1.0)), atol=1e-14)
+
+
 def test_what_is_no_covariance() -> None:
+    for values, message in (
+        (np.eye(2) * 1j, "entries of type complex128; expected real numbers"),
+        ([["a"]], "expected real numbers"),
+        ([[1.0, 2.0], [3.0]], "rows of one length"),
+        (np.eye(2) * 1e-310, "rounding errors"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PrecisionMatrix.from_covariance(values)  # type: ignore[arg-type]
     sigma = np.eye(3)
     with pytest.raises(
         InputError, match=r"\(1, 2\) and \(2, 1\) differ by 0.5, where the largest entry is 1"

@@ -108,7 +108,7 @@ def crossing(P: Array, changed: Array, repeats: int) -> int | None:
             "update": lambda X=X: lowrank.woodbury_update(P, X),
             "direct": lambda: lowrank.mirror(lowrank.invert_definite(changed)[0]),
         }
-        seconds = in_turns(ways, max(2, repeats // 2))
+        seconds = in_turns(ways, repeats)
         if seconds["direct"] < seconds["update"]:
             return X.shape[1]
     return None

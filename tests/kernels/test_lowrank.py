@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -257,6 +258,14 @@ def test_batches_of_the_wrong_shape() -> None:
     with pytest.raises(InputError, match="b has the shape"):
         lowrank.solve(np.ones((1, 2)), u, u, np.ones((2, 2)))
     assert lowrank.solve(np.ones((0, 2)), u, u, np.ones((0, 2))).status.shape == (0,)
+
+
+@pytest.mark.parametrize("kind", [NotPositiveDefiniteError, SingularMatrixError])
+def test_errors_travel(kind: type[InputError]) -> None:
+    back = pickle.loads(pickle.dumps(kind("found -1")))
+    assert type(back) is kind
+    assert str(back) == "found -1"
+    assert isinstance(back, ValueError)
 
 
 def test_the_crossover_is_measured_once() -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from stabdask.errors import InputError
 
-__all__ = ["Array", "gene_names", "loadings", "symmetric", "variances"]
+__all__ = ["Array", "gene_names", "loadings", "numbers", "symmetric", "variances"]
 
 Array = npt.NDArray[np.float64]
 
@@ -38,6 +38,23 @@ def gene_names(genes: Sequence[str] | npt.NDArray[Any] | None, n: int) -> npt.ND
     return names
 
 
+def numbers(values: npt.ArrayLike, what: str) -> Array:
+    """Return an array of float64.
+
+    Raises
+    ------
+    InputError
+        If there is something else than real numbers in it, or it has no shape.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{what} is no array ({error}); expected rows of one length") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{what} has entries of type {array.dtype}; expected real numbers, in a dense array")
+    return array.astype(np.float64, copy=False)
+
+
 def symmetric(matrix: npt.ArrayLike, what: str, genes: Sequence[str] | npt.NDArray[Any] | None) -> Array:
     """Return a symmetric matrix as a copy, in Fortran order.
 
@@ -46,7 +63,7 @@ def symmetric(matrix: npt.ArrayLike, what: str, genes: Sequence[str] | npt.NDArr
     InputError
         If it is not square, of at least one gene, finite and symmetric up to rounding.
     """
-    array = np.array(matrix, dtype=np.float64, order="F", copy=True)
+    array = np.array(numbers(matrix, what), order="F", copy=True)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or not array.size:
         raise InputError(f"{what} has the shape {array.shape}; expected (gene, gene), at least one")
     names = gene_names(genes, len(array))
@@ -96,7 +113,7 @@ def loadings(values: npt.ArrayLike, n: int, what: str) -> Array:
     InputError
         If there is no row for each gene, or something is not finite.
     """
-    array = np.asarray(values, dtype=np.float64)
+    array = numbers(values, what)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or len(array) != n:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 from stabdask.analysis.network.checks import Array
-from stabdask.errors import NotPositiveDefiniteError, UsageError
+from stabdask.errors import NotPositiveDefiniteError, SingularMatrixError, UsageError
 from stabdask.kernels.lowrank import (
     crossover,
     invert_definite,
@@ -24,7 +24,8 @@ DRIFT_TOLERANCE = 1e-10
 _PROBES = 2
 
 _LEAST_PIVOT = 1e-8
-"""A downdate with a smaller one would lose more than eight digits, and is done from scratch instead."""
+"""A change with a smaller one, or one larger than its reciprocal, would lose more than eight digits: it is done from
+scratch instead."""
 
 
 class Done(NamedTuple):
@@ -96,16 +97,16 @@ class InversePair:
         Raises
         ------
         NotPositiveDefiniteError
-            If that has no inverse; then nothing has changed.
+            If that has no inverse; then nothing has changed. Only where rounding errors of many changes have made
+            Sigma singular, which is noticed after a change, Theta is NaN from then on, and the message says so.
         """
         n, d = X.shape
         share = crossover() if self.crossover is None and d else self.crossover or 0.0
         direct = ridge != 0 or (d > 0 and d >= share * n)
         if not direct:
-            least = 0.0 if sign > 0 else _LEAST_PIVOT
             try:
-                growth = update_triangle(self.theta, X, sign=sign, scale=scale, least=least)
-            except NotPositiveDefiniteError:
+                growth = update_triangle(self.theta, X, sign=sign, scale=scale, least=_LEAST_PIVOT)
+            except (NotPositiveDefiniteError, SingularMatrixError):
                 # From scratch it may still have an inverse; if not, the error tells its own smallest eigenvalue.
                 direct = True
         if direct:
@@ -138,7 +139,15 @@ class InversePair:
         self.n_refactorizations = n_refactorizations
 
     def _refactorize(self) -> float:
-        self.theta, self.logdet = invert_definite(self.sigma)
+        try:
+            self.theta, self.logdet = invert_definite(self.sigma)
+        except NotPositiveDefiniteError as error:
+            self.theta[:] = np.nan
+            self.logdet = float("nan")
+            raise NotPositiveDefiniteError(
+                f"rounding errors of all changes so far have left a Sigma without inverse ({error}); theta is NaN from "
+                "now on: make it anew from the data"
+            ) from error
         self._baseline = self.probe()
         self.n_refactorizations += 1
         return self._baseline

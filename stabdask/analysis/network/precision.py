@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from stabdask.analysis.network import cell_changes
 from stabdask.analysis.network.cell_changes import CellChange, Cells
-from stabdask.analysis.network.checks import Array, gene_names, loadings, symmetric, variances
+from stabdask.analysis.network.checks import Array, gene_names, loadings, numbers, symmetric, variances
 from stabdask.analysis.network.edges import partial_correlations
 from stabdask.analysis.network.inverse_pair import DRIFT_TOLERANCE, InversePair
 from stabdask.analysis.network.moments import CoMoments
@@ -46,7 +46,8 @@ class PrecisionMatrix:
     Sigma is applied to two fixed vectors; where that has drifted from them, Theta is computed anew from Sigma
     (`n_refactorizations` counts).
 
-    An error in a change leaves everything as it was.
+    An error in a change leaves everything as it was, but for rounding errors of many changes that have made Sigma
+    singular: Theta is NaN from then on, and the message says so.
 
     References
     ----------
@@ -395,7 +396,7 @@ class PrecisionMatrix:
             )
         if not (np.isfinite(weight) and weight > 0):
             raise UsageError(f"weight={weight!r}; expected a positive number")
-        rows = np.atleast_2d(np.asarray(x, dtype=np.float64))
+        rows = np.atleast_2d(numbers(x, "the expression of cells"))
         if rows.ndim != 2 or rows.shape[1] != len(self._genes):
             raise InputError(f"cells have the shape {np.shape(x)}; expected (cell, {len(self._genes)})")
         if not np.isfinite(rows).all():

@@ -75,8 +75,8 @@ def solve(D: XArray, U: XArray, V: XArray, b: XArray) -> LowRankBatch:
     >>> solve(np.array([[1.0, 2.0]]), np.ones((2, 1)), np.ones((2, 1)), np.array([[3.0, 4.0]])).values
     array([[1., 1.]])
     """
-    xp = array_module(D)
     D, U, V = _checked(D, U, V)
+    xp = array_module(D)
     right = xp.asarray(b, dtype=np.float64)
     batch, n = D.shape
     if right.ndim not in (2, 3) or right.shape[:2] != (batch, n):
@@ -118,8 +118,8 @@ def inverse(D: XArray, U: XArray, V: XArray) -> LowRankBatch:
     array([[[0.5, 0. ],
             [0. , 1. ]]])
     """
-    xp = array_module(D)
     D, U, V = _checked(D, U, V)
+    xp = array_module(D)
     with np.errstate(all="ignore"):
         K, reciprocal = _capacitance(D, U, V)
         of_capacitance, condition = _inverted(K)
@@ -159,8 +159,8 @@ def logdet(D: XArray, U: XArray, V: XArray) -> LowRankBatch:
     >>> found.sign, np.exp(found.values).round(12)
     (array([-1.]), array([6.]))
     """
-    xp = array_module(D)
     D, U, V = _checked(D, U, V)
+    xp = array_module(D)
     with np.errstate(all="ignore"):
         K, _ = _capacitance(D, U, V)
         _, condition = _inverted(K)
@@ -171,7 +171,7 @@ def logdet(D: XArray, U: XArray, V: XArray) -> LowRankBatch:
 
 
 def _checked(D: Any, U: Any, V: Any) -> tuple[XArray, XArray, XArray]:
-    xp = array_module(D)
+    xp = array_module(D) if hasattr(D, "dtype") else np
     D, U, V = (xp.asarray(array, dtype=np.float64) for array in (D, U, V))
     if D.ndim != 2:
         raise InputError(f"D has the shape {D.shape}; expected (batch, n): a diagonal for each matrix")

@@ -191,8 +191,8 @@ def update_triangle(
     scale
         Positive.
     least
-        The smallest pivot of ``I + sign X^T P X / scale`` to go on with: below 1, its inverse is the factor by which
-        rounding errors grow. Never less than rounding itself.
+        Refuse a change that loses more than these digits: the smallest pivot of ``I + sign X^T P X / scale`` to go on
+        with, and the reciprocal of the largest. Never less than rounding itself for the smallest.
 
     Returns
     -------
@@ -201,6 +201,8 @@ def update_triangle(
 
     Raises
     ------
+    SingularMatrixError
+        If `least` is given and the largest pivot is beyond its reciprocal.
     NotPositiveDefiniteError, InputError, UsageError
         As `woodbury_update`.
 
@@ -244,6 +246,11 @@ def _apply(inverse: Array, columns: Array, sign: int, scale: float, least: float
     pivots = np.diagonal(factor)
     if failed or pivots.min() ** 2 <= max(least, 8 * d * _EPSILON):
         raise _not_definite(small, sign)
+    if least > 0 and pivots.max() ** 2 * least > 1:
+        raise SingularMatrixError(
+            f"X X^T is {pivots.max() ** 2:.1e} times as large as S in some direction: the inverse would lose that many "
+            f"digits, expected at most {1 / least:.0e}; invert S + X X^T directly"
+        )
     narrow = blas.dtrsm(1.0, factor, product, side=1, lower=1, trans_a=1)
     blas.dsyrk(-sign, narrow, beta=1.0 / scale, c=inverse, lower=1, overwrite_c=1)
     return 2.0 * float(np.log(pivots).sum())
@@ -307,7 +314,8 @@ def invert_definite(matrix: npt.ArrayLike) -> tuple[Array, float]:
     if not failed and _is_regular(square, factor):
         logdet = 2.0 * float(np.log(np.diagonal(factor)).sum())
         inverse, failed = lapack.dpotri(factor, lower=1, overwrite_c=1)
-        if not failed:
+        # The reciprocal of a variance may be beyond what a number can hold.
+        if not failed and np.isfinite(np.diagonal(inverse)).all():
             return inverse, logdet
     least = float(np.linalg.eigvalsh(square, UPLO="L")[0])
     raise NotPositiveDefiniteError(
