@@ -8,6 +8,7 @@ from stabdask.plotting.drivers import driver_edges, driver_genes, driver_heatmap
 from stabdask.plotting.embeddings import elements, embedding
 from stabdask.plotting.fixed_points import fixed_points
 from stabdask.plotting.network import driver_network
+from stabdask.plotting.precision import edge_changes, partial_correlations
 from stabdask.plotting.spectrum import spectra, spectrum
 from stabdask.plotting.trends import trend
 
@@ -17,10 +18,12 @@ __all__ = [
     "driver_genes",
     "driver_heatmap",
     "driver_network",
+    "edge_changes",
     "elements",
     "embedding",
     "fixed_points",
     "overview",
+    "partial_correlations",
     "positive_parts",
     "spectra",
     "spectrum",
