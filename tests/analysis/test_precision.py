@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stabdask.analysis.network import PrecisionMatrix
+from stabdask.analysis.network import CoMoments, PrecisionMatrix
 from stabdask.analysis.network.inverse_pair import InversePair
 from stabdask.errors import (
     DamagedStoreError,
@@ -28,36 +25,15 @@ from stabdask.errors import (
 Array = np.ndarray[Any, Any]
 
 
-@dataclass
-class Moments:
-    """As much of co-moments as is asked for."""
-
-    count: int
-    mean: Array
-    comoment: Array
-    genes: Any = None
-
-    @classmethod
-    def of(cls, x: Array) -> Moments:
-        mean = x.mean(axis=0)
-        return cls(len(x), mean, (x - mean).T @ (x - mean))
-
-
 DDOF = {"none": 1, "fixed": 1, "ledoit-wolf": 0}
 
 
-def shrink(moments: Moments, method: str, amount: float | None) -> tuple[Array, float]:
-    """Return the covariance, shrunk by what is given, or 0.2 where it would be estimated."""
-    used = {"none": 0.0, "fixed": amount or 0.0, "ledoit-wolf": 0.2}[method]
-    S = moments.comoment / (moments.count - DDOF[method])
-    return (1 - used) * S + used * np.trace(S) / len(S) * np.eye(len(S)), used
-
-
-@pytest.fixture(autouse=True)
-def _shrinkage(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("stabdask.analysis.network.shrinkage")
-    module.shrink = shrink  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+def shrunk(x: Array, method: str, amount: float) -> Array:
+    """Return the covariance of cells, shrunk by an amount that is given, from the definition."""
+    centered = x - x.mean(axis=0)
+    S = centered.T @ centered / (len(x) - DDOF[method])
+    found: Array = (1 - amount) * S + amount * np.trace(S) / len(S) * np.eye(len(S))
+    return found
 
 
 def covariance(n: int, seed: int = 42) -> tuple[Array, Array]:
@@ -170,26 +146,20 @@ def test_cells_added_and_removed(method: str, amount: float | None, d: int) -> N
     rng = np.random.default_rng(d)
     x = rng.standard_normal((60, 12)) @ rng.standard_normal((12, 12)) + 5.0
     more = rng.standard_normal((d, 12)) + 3.0
-    precision = PrecisionMatrix.from_moments(Moments.of(x), method, amount, crossover=1.0)
+    precision = PrecisionMatrix.from_moments(CoMoments.of(x), method, amount, crossover=1.0)  # type: ignore[arg-type]
     used = precision.amount
     precision.add_cells(more if d > 1 else more[0])
-    together = Moments.of(np.concatenate([x, more]))
-    check(
-        precision, shrink(together, method, used)[0] if method != "ledoit-wolf" else _ledoit(together, used)
-    )
+    assert used == {"none": 0.0, "fixed": amount}.get(method, used)
+    together = np.concatenate([x, more])
+    check(precision, shrunk(together, method, used))
     assert precision.cells is not None
     assert precision.cells.count == 60 + d
-    np.testing.assert_allclose(precision.cells.mean, together.mean)
+    np.testing.assert_allclose(precision.cells.mean, together.mean(axis=0))
     precision.remove_cells(x[:7])
-    rest = Moments.of(np.concatenate([x[7:], more]))
-    check(precision, shrink(rest, method, used)[0] if method != "ledoit-wolf" else _ledoit(rest, used))
-    np.testing.assert_allclose(precision.cells.mean, rest.mean)
+    rest = np.concatenate([x[7:], more])
+    check(precision, shrunk(rest, method, used))
+    np.testing.assert_allclose(precision.cells.mean, rest.mean(axis=0))
     assert precision.history[0].path == ("low rank" if used == 0 else "direct")
-
-
-def _ledoit(moments: Moments, amount: float) -> Array:
-    S = moments.comoment / moments.count
-    return (1 - amount) * S + amount * np.trace(S) / len(S) * np.eye(len(S))
 
 
 @given(st.integers(3, 40), st.integers(1, 6), st.floats(0.1, 5.0), st.floats(0.3, 1.0), st.integers(0, 100))
@@ -198,7 +168,7 @@ def test_weights_and_forgetting(n: int, d: int, weight: float, factor: float, se
     """Covariances with weights, written out: sum of w (x - m)(x - m)^T over (sum of w - 1)."""
     rng = np.random.default_rng(seed)
     x, more = rng.standard_normal((n + 8, 5)) + 1.0, rng.standard_normal((d, 5))
-    precision = PrecisionMatrix.from_moments(Moments.of(x))
+    precision = PrecisionMatrix.from_moments(CoMoments.of(x))
     precision.forget(factor)
     precision.add_cells(more, weight)
     precision.remove_cells(x[:2], factor)
@@ -213,7 +183,7 @@ def test_weights_and_forgetting(n: int, d: int, weight: float, factor: float, se
 
 def test_figures_worked_by_hand() -> None:
     """Cells 0 and 2 have mean 1 and variance 2; with 4, mean 2 and variance 4."""
-    precision = PrecisionMatrix.from_moments(Moments.of(np.array([[0.0], [2.0]])))
+    precision = PrecisionMatrix.from_moments(CoMoments.of(np.array([[0.0], [2.0]])))
     assert precision.theta[0, 0] == pytest.approx(0.5)
     precision.add_cells([[4.0]])
     assert precision.sigma[0, 0] == pytest.approx(4.0)
@@ -333,12 +303,12 @@ def test_what_is_no_covariance() -> None:
 def test_cells_that_are_too_few_or_not_there() -> None:
     x = np.random.default_rng(0).standard_normal((5, 8))
     with pytest.raises(NotPositiveDefiniteError, match=r"5 cells and 8 genes.*ledoit-wolf"):
-        PrecisionMatrix.from_moments(Moments.of(x))
-    PrecisionMatrix.from_moments(Moments.of(x), "fixed", 0.1)
+        PrecisionMatrix.from_moments(CoMoments.of(x))
+    PrecisionMatrix.from_moments(CoMoments.of(x), "fixed", 0.1)
     constant = np.c_[x, np.ones(5)]
     with pytest.raises(InputError, match="no positive variance: 2"):
-        PrecisionMatrix.from_moments(Moments.of(constant[:, 6:]))
-    precision = PrecisionMatrix.from_moments(Moments.of(x[:, :2]))
+        PrecisionMatrix.from_moments(CoMoments.of(constant[:, 6:]))
+    precision = PrecisionMatrix.from_moments(CoMoments.of(x[:, :2]))
     before = precision.sigma
     with pytest.raises(InputError, match=r"removing 4 of 5 cells leaves 1; expected more than 1"):
         precision.remove_cells(x[:4, :2])
@@ -360,8 +330,7 @@ def test_cells_that_are_too_few_or_not_there() -> None:
 
 def test_saved_and_opened(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((50, 6))
-    moments = Moments.of(x)
-    moments.genes = [f"g{i}" for i in range(6)]
+    moments = CoMoments.of(x, [f"g{i}" for i in range(6)])
     first = PrecisionMatrix.from_moments(moments, "fixed", 0.1, crossover=1.0)
     first.update(x[:1].T)
     first.add_cells(x[:3] + 1.0)
@@ -374,7 +343,7 @@ def test_saved_and_opened(tmp_path: Path) -> None:
     assert np.array_equal(first.sigma, second.sigma)
     assert first.history == second.history
     assert first.logdet == second.logdet
-    assert first.genes.tolist() == second.genes.tolist() == moments.genes
+    assert first.genes.tolist() == second.genes.tolist() == list(moments.genes)
     assert second.cells is not None
     assert second.cells.count == 54
     with pytest.raises(StoreMismatchError, match="exists"):
