@@ -236,7 +236,7 @@ def _edges(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"statistics": facts, "edges": table.to_dict(orient="records")})
         return 0
-    print(_statistics_text({"": facts}, options.strong) + "\n\n" + _table_text(table))
+    print(_statistics_text({"value": facts}, options.strong) + "\n\n" + _table_text(table))
     return 0
 
 
@@ -277,7 +277,7 @@ def _statistics_text(columns: dict[str, dict[str, float]], strong: float) -> str
         "max_absolute": "largest |rho|",
     }
     rows = [[text, *(figure(facts[name]) for facts in columns.values())] for name, text in names.items()]
-    return format_table(["", *columns], rows)
+    return format_table(["statistic", *columns], rows)
 
 
 def _table_text(table: pd.DataFrame) -> str:
