@@ -33,6 +33,8 @@ def toggle() -> xr.Dataset:
     return sd.fixed_points(field, starts=[[3.0, 0.1], [0.1, 3.0], [1.6, 1.6]])
 
 
+RHO = np.array([[1.0, 0.5, -0.2], [0.5, 1.0, 0.1], [-0.2, 0.1, 1.0]])
+
 ONE_AXES: dict[str, Draw] = {
     "spectrum": lambda **o: sd.pl.spectrum(fake_results(), **o),
     "spectrum of density": lambda **o: sd.pl.spectrum(fake_results(), kind="density", **o),
@@ -43,6 +45,8 @@ ONE_AXES: dict[str, Draw] = {
     "driver_genes": lambda **o: sd.pl.driver_genes(fake_genes(), **o),
     "driver_edges": lambda **o: sd.pl.driver_edges(fake_edges(), **o),
     "driver_network": lambda **o: sd.pl.driver_network(fake_edges(), **o),
+    "partial_correlations": lambda **o: sd.pl.partial_correlations(RHO, **o),
+    "edge_changes": lambda **o: sd.pl.edge_changes(sd.network.compare(RHO, np.eye(3)), **o),
     "driver_heatmap": lambda **o: sd.pl.driver_heatmap(fake_results(drivers=True), "GMP", **o),
     "trend": lambda **o: sd.pl.trend(fake_results(), by="cluster", **o),
     "fixed_points": lambda **o: sd.pl.fixed_points(toggle(), **o),
