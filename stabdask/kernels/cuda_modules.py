@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.errors import BackendUnavailableError, GpuError
+from stabdask.errors import BackendUnavailableError, GpuError, MemoryBudgetError
 from stabdask.kernels.cuda_launch import Launch
-from stabdask.kernels.device import Gpu, survey_gpus
+from stabdask.kernels.device import Gpu, require_gpus, survey_gpus
 
 __all__ = [
     "ENTRY",
@@ -33,6 +33,7 @@ __all__ = [
     "definitions",
     "guarded",
     "load_kernel",
+    "on_gpu",
 ]
 
 ENTRY = "lanes_solve"
@@ -170,4 +171,37 @@ def guarded(what: str, gpu: Gpu) -> Iterator[None]:
             f"{gpu.name} (number {gpu.index}) failed at {what}: {error}. Nothing of this batch is kept, and this "
             "process may not be able to use the GPU any more: start the run again, which resumes; 'nvidia-smi' and "
             "the kernel log (Xid) tell of broken hardware; backend='lanes' does without a GPU"
+        ) from error
+
+
+@contextmanager
+def on_gpu(what: str, cure: str) -> Iterator[Any]:
+    """Give CuPy, for work on the current GPU.
+
+    Parameters
+    ----------
+    what
+        The work in words, for messages.
+    cure
+        What to do where its memory is too small, the end of a sentence.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is no GPU that can be used.
+    GpuError
+        If it fails.
+    MemoryBudgetError
+        If its memory is too small.
+    """
+    if not _gpus():
+        require_gpus()
+    gpu = current_gpu()
+    try:
+        with guarded(what, gpu):
+            yield importlib.import_module("cupy")
+    except MemoryError as error:
+        raise MemoryBudgetError(
+            f"{what} does not fit in what is free of the {gpu.memory_bytes / 1e9:.3g} GB of {gpu.name} (number "
+            f"{gpu.index}): {error}; {cure}"
         ) from error

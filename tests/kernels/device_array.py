@@ -44,7 +44,7 @@ FUNCTIONS = (
         "isnan",
     ),
     *("log", "matmul", "max", "maximum", "minimum", "multiply", "negative", "ones", "put_along_axis", "sqrt"),
-    *("sum", "swapaxes", "take_along_axis", "tile", "where", "zeros"),
+    *("sum", "swapaxes", "take_along_axis", "tile", "where", "zeros", "zeros_like"),
 )
 """All of them are functions of CuPy 14.2, with the arguments that are passed here."""
 
@@ -144,6 +144,7 @@ class DeviceArray(NDArrayOperatorsMixin):
             "ravel",
             "reshape",
             "sum",
+            "trace",
             "transpose",
             "view",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ from stabdask.errors import (
     UsageError,
     near_misses,
 )
+from stabdask.kernels.arrays import XArray
+from stabdask.kernels.cuda_modules import on_gpu
+from stabdask.kernels.device import require_gpus
 from stabdask.kernels.threads import single_threaded_blas
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ _STRETCHES = 256
 _STRETCH_CELLS = 8_192
 _STRETCH_CELLS_OF_LABEL = 2_048
 _SAME_BLOCK_CELLS = 1_024
+_GPU_THREADS = 2
+"""Of this process that share a GPU: one reads while the other's slab is multiplied."""
 
 
 class NotFiniteError(InputError):
@@ -85,7 +91,7 @@ class Collected:
 
 
 def moments_of_cells(
-    cells: xr.Dataset, by: str | None, *, client: Any, fourth: bool, missing: str
+    cells: xr.Dataset, by: str | None, *, client: Any, fourth: bool, missing: str, gpu: bool
 ) -> CoMoments | dict[Any, CoMoments]:
     """Return what `CoMoments.from_cells` does."""
     from dask.delayed import delayed
@@ -100,6 +106,8 @@ def moments_of_cells(
         )
     codes, labels = _labels(cells, by)
     if client is None:
+        if gpu:
+            require_gpus()
         _check_memory(len(genes), len(labels))
     n_cells = x.shape[0]
     least = max(_STRETCH_CELLS, _STRETCH_CELLS_OF_LABEL * len(labels), -(-n_cells // _STRETCHES))
@@ -107,12 +115,13 @@ def moments_of_cells(
     rows = min(n_cells, slab_rows(len(genes), len(labels)))
     collect, join = delayed(_collect, pure=False), delayed(_join, pure=False)
     parts = [
-        collect(stretch, len(genes), len(labels), rows, fourth, missing == "skip") for stretch in stretches
+        collect(stretch, len(genes), len(labels), rows, fourth, missing == "skip", gpu)
+        for stretch in stretches
     ]
     while len(parts) > 1:
         parts = [join(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)]
     try:
-        (total,) = _computed(parts, client)
+        (total,) = _computed(parts, client, n_threads=_GPU_THREADS if gpu else None)
     except NotFiniteError as error:
         # Of stretches that are walked at the same time, the one that failed first need not be the first.
         before = [s for s in stretches if s.start <= int(error.args[0])]
@@ -148,11 +157,12 @@ def _check_memory(n_genes: int, n_labels: int) -> None:
         )
 
 
-def _collect(stretch: Stretch, n_genes: int, n_labels: int, rows: int, fourth: bool, skip: bool) -> Collected:
-    work = np.empty((n_genes, n_genes))
-    own = [Accumulator(n_genes, fourth=fourth, rows=rows, work=work) for _ in range(n_labels)]
+def _collect(
+    stretch: Stretch, n_genes: int, n_labels: int, rows: int, fourth: bool, skip: bool, gpu: bool
+) -> Collected:
     n_skipped = np.zeros(n_labels, dtype=np.int64)
-    with single_threaded_blas():
+    with single_threaded_blas(), _memory_for_products(n_genes, n_labels, gpu) as work:
+        own = [Accumulator(n_genes, fourth=fourth, rows=rows, work=work) for _ in range(n_labels)]
         for begin, block, codes in stretch.blocks():
             used = codes >= 0
             finite = finite_rows(block)
@@ -166,6 +176,20 @@ def _collect(stretch: Stretch, n_genes: int, n_labels: int, rows: int, fourth: b
                 members = used & (codes == label)
                 own[label].add(block if members.all() else block[members])
         return Collected([one.result() for one in own], n_skipped)
+
+
+@contextmanager
+def _memory_for_products(n_genes: int, n_labels: int, gpu: bool) -> Iterator[XArray]:
+    """Give what `Accumulator` multiplies in: memory of the host, or of the GPU, whose errors are put into words."""
+    if not gpu:
+        yield np.empty((n_genes, n_genes))
+        return
+    sets = "" if n_labels == 1 else f" for each of {n_labels:,} labels"
+    with on_gpu(
+        f"one co-moment matrix of {n_genes:,} genes{sets}",
+        "choose genes with open_cells(genes=...), a label with fewer values, or gpu=False",
+    ) as cupy:
+        yield cupy.empty((n_genes, n_genes))
 
 
 def _join(a: Collected, b: Collected) -> Collected:
@@ -182,10 +206,14 @@ def _first_not_finite(stretch: Stretch) -> int | None:
     return None
 
 
-def _computed(parts: list[Any], client: Any) -> list[Any]:
+def _computed(parts: list[Any], client: Any, n_threads: int | None = None) -> list[Any]:
+    from dask import config
     from dask.base import compute
 
-    return list(compute(*parts) if client is None else client.compute(parts, sync=True))
+    if client is not None:
+        return list(client.compute(parts, sync=True))
+    with config.set({} if n_threads is None else {"num_workers": n_threads}):
+        return list(compute(*parts))
 
 
 def _named(cells: xr.Dataset, position: int) -> InputError:

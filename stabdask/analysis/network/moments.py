@@ -183,8 +183,7 @@ class CoMoments:
         -----
         Dense cells are centered a slab at a time, on one of them and then on the mean of the slab, and multiplied by
         BLAS; sparse ones are not where under 5 % of their entries are stored, but for genes that are zero in less than
-        half of the cells. A gene that does not vary has exactly no variance. Bits depend on the number of threads of
-        BLAS.
+        half of the cells. A gene that does not vary has exactly no variance.
 
         Examples
         --------
@@ -210,6 +209,7 @@ class CoMoments:
         client: Any = None,
         fourth: bool = True,
         missing: Literal["error", "skip"] = "error",
+        gpu: bool = False,
     ) -> CoMoments: ...
 
     @overload
@@ -221,6 +221,7 @@ class CoMoments:
         client: Any = None,
         fourth: bool = True,
         missing: Literal["error", "skip"] = "error",
+        gpu: bool = False,
     ) -> dict[Any, CoMoments]: ...
 
     @staticmethod
@@ -231,6 +232,7 @@ class CoMoments:
         client: Any = None,
         fourth: bool = True,
         missing: Literal["error", "skip"] = "error",
+        gpu: bool = False,
     ) -> CoMoments | dict[Any, CoMoments]:
         """Return the co-moments of the cells of an atlas, in one pass over it, out of core.
 
@@ -246,6 +248,8 @@ class CoMoments:
             Whether to keep what Ledoit-Wolf shrinkage needs.
         missing
             What to do with cells whose expression is not finite: ``"error"``, or ``"skip"``, which counts them.
+        gpu
+            Whether to multiply on the GPU: of this process, or each worker's. Its last bits are others.
 
         Returns
         -------
@@ -260,7 +264,9 @@ class CoMoments:
         MissingKeyError
             If there is no such label, or no expression.
         MemoryBudgetError
-            If, without a client, one co-moment matrix for every label does not fit in memory twice.
+            If one co-moment matrix for every label does not fit in memory twice, or in that of the GPU.
+        BackendUnavailableError, GpuError
+            If there is no GPU to use, or it fails.
         UsageError
             If `missing` is not known, the client is asynchronous, or the cells were persisted on a cluster.
 
@@ -283,7 +289,7 @@ class CoMoments:
         from stabdask.analysis.network.cell_moments import moments_of_cells
 
         check_missing(missing)
-        return moments_of_cells(cells, by, client=client, fourth=fourth, missing=missing)
+        return moments_of_cells(cells, by, client=client, fourth=fourth, missing=missing, gpu=gpu)
 
     def __repr__(self) -> str:
         return f"CoMoments({self.count:,} cells, {len(self.genes):,} genes)"

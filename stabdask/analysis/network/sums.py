@@ -5,11 +5,14 @@ All are about the mean of their own cells, so that nothing is lost where the mea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from stabdask.kernels.arrays import XArray, array_module, to_host
 
 __all__ = [
     "SPARSE_DENSITY",
@@ -58,15 +61,20 @@ class Sums:
     fourth: float | None
 
     @classmethod
-    def empty(cls, n_genes: int, *, fourth: bool) -> Sums:
-        """Return the sums over no cells."""
+    def empty(cls, n_genes: int, *, fourth: bool, xp: Any = np) -> Sums:
+        """Return the sums over no cells, in arrays of NumPy or of the module `xp`."""
         return cls(
             count=0,
-            mean=np.zeros(n_genes),
-            comoment=np.zeros((n_genes, n_genes)),
-            third=np.zeros(n_genes) if fourth else None,
+            mean=xp.zeros(n_genes),
+            comoment=xp.zeros((n_genes, n_genes)),
+            third=xp.zeros(n_genes) if fourth else None,
             fourth=0.0 if fourth else None,
         )
+
+    def on_host(self) -> Sums:
+        """Return the same in arrays of NumPy."""
+        third = None if self.third is None else to_host(self.third)
+        return Sums(self.count, to_host(self.mean), to_host(self.comoment), third, self.fourth)
 
 
 def slab_rows(n_genes: int, n_at_once: int = 1) -> int:
@@ -96,16 +104,18 @@ class Accumulator:
     rows
         Cells in a slab.
     work
-        ``(gene, gene)`` memory for products, which several accumulators may share.
+        ``(gene, gene)`` memory for products, which several accumulators may share. Where it is, an array of NumPy or of
+        CuPy, slabs are multiplied and sums kept.
     """
 
-    def __init__(self, n_genes: int, *, fourth: bool, rows: int, work: Array | None = None) -> None:
-        self._sums = Sums.empty(n_genes, fourth=fourth)
+    def __init__(self, n_genes: int, *, fourth: bool, rows: int, work: XArray | None = None) -> None:
+        self._work = np.empty((n_genes, n_genes)) if work is None else work
+        self._xp = array_module(self._work)
+        self._sums = Sums.empty(n_genes, fourth=fourth, xp=self._xp)
         self._rows = rows
         # One row more than cells: see _flush.
         self._slab: Array | None = None
         self._filled = 0
-        self._work = np.empty((n_genes, n_genes)) if work is None else work
 
     def add(self, x: npt.NDArray[Any]) -> None:
         """Add cells, ``(cell, gene)``, all finite."""
@@ -121,10 +131,10 @@ class Accumulator:
                 self._flush()
 
     def result(self) -> Sums:
-        """Return the sums over all cells added; nothing can be added after."""
+        """Return the sums over all cells added, in arrays of NumPy; nothing can be added after."""
         self._flush()
         self._slab = None
-        return self._sums
+        return self._sums.on_host()
 
     def _flush(self) -> None:
         """Add the slab.
@@ -136,18 +146,20 @@ class Accumulator:
         if not self._filled:
             return
         assert self._slab is not None
-        sums, m = self._sums, self._filled
-        strip = max(1, _STRIP_ENTRIES // max(1, self._slab.shape[1]))
-        strips = [self._slab[start : min(start + strip, m)] for start in range(0, m, strip)]
+        sums, m, xp = self._sums, self._filled, self._xp
+        slab = self._slab if xp is np else xp.asarray(self._slab[: m + 1])
+        # On the host in strips that stay in its cache.
+        strip = max(1, _STRIP_ENTRIES // max(1, slab.shape[1])) if xp is np else m
+        strips = [slab[start : min(start + strip, m)] for start in range(0, m, strip)]
         with np.errstate(over="ignore", invalid="ignore"):
-            first, shift = self._slab[0].copy(), np.zeros(self._slab.shape[1])
+            first, shift = slab[0].copy(), xp.zeros(slab.shape[1])
             for x in strips:
                 x -= first
                 shift += x.sum(axis=0)
             shift /= m
             first += shift
             total = sums.count + m
-            step = first - sums.mean if sums.count else np.zeros_like(first)
+            step = first - sums.mean if sums.count else xp.zeros_like(first)
             mean = sums.mean + step * (m / total) if sums.count else first
             if sums.third is not None:
                 sums.third, sums.fourth = _about(sums, step * (-m / total))
@@ -155,19 +167,19 @@ class Accumulator:
             for x in strips:
                 x -= shift
                 if sums.third is not None and sums.fourth is not None:
-                    squares = np.einsum("cg,cg->c", x, x) + 2.0 * (x @ to_mean) + to_mean @ to_mean
-                    np.maximum(squares, 0.0, out=squares)
+                    squares = xp.einsum("cg,cg->c", x, x) + 2.0 * (x @ to_mean) + to_mean @ to_mean
+                    xp.maximum(squares, 0.0, out=squares)
                     sums.third += squares @ x + squares.sum() * to_mean
                     sums.fourth += float(squares @ squares)
-            np.multiply(step, np.sqrt(sums.count * m / total), out=self._slab[m])
+            slab[m] = step * math.sqrt(sums.count * m / total)
             # NumPy multiplies a matrix by its own transpose with syrk, and unlike SciPy's lets other threads run.
             if sums.count:
-                used = self._slab[: m + 1]
-                np.matmul(used.T, used, out=self._work)
+                used = slab[: m + 1]
+                xp.matmul(used.T, used, out=self._work)
                 sums.comoment += self._work
             else:
-                used = self._slab[:m]
-                np.matmul(used.T, used, out=sums.comoment)
+                used = slab[:m]
+                xp.matmul(used.T, used, out=sums.comoment)
         sums.mean, sums.count = mean, total
         self._filled = 0
 
@@ -290,7 +302,7 @@ def _about(sums: Sums, shift: Array) -> tuple[Array, float]:
     assert sums.fourth is not None
     if not shift.any():
         return sums.third.copy(), sums.fourth
-    s, along, square = float(np.trace(sums.comoment)), sums.comoment @ shift, float(shift @ shift)
+    s, along, square = float(sums.comoment.trace()), sums.comoment @ shift, float(shift @ shift)
     third = sums.third + (s + sums.count * square) * shift + 2.0 * along
     fourth = sums.fourth + float(
         4.0 * (shift @ along) + 4.0 * (shift @ sums.third) + 2.0 * square * s + sums.count * square**2
