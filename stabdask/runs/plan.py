@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from stabdask.clusters import worker_gpus
 from stabdask.errors import MemoryBudgetError, UsageError
 from stabdask.fields.base import Field
 from stabdask.kernels.device import require_gpus
 from stabdask.kernels.machine import cpu_count
-from stabdask.runs.block import compute_block
+from stabdask.runs.estimates import rehearse
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.sizing import block_bytes, output_bytes, sums_bytes, task_bytes
 
@@ -32,7 +28,8 @@ _WORKER_BYTES = 240 * 2**20
 _GPU_WORKER_BYTES = 700 * 2**20
 """The same with CuPy, dask-cuda and a CUDA context: an estimate that no machine with a GPU has confirmed."""
 _SIZED_FILES = 2
-_GPU_SAMPLE_CELLS = 1024
+_START_S = 3.0
+"""From the command line to the first partition, and from the last to the report."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,13 @@ class Plan:
     input_bytes
         Expression that will be read, dense.
     output_bytes
-        Results before compression (which saves little but on `active`).
+        Results before compression.
+    stored_bytes
+        Estimated size of the store, from compressing the results of a few cells; None without a look at the time.
     n_files
         Files the store will hold.
     seconds
-        Estimated wall time, from solving a few cells of this atlas now.
+        Estimated wall time, from reading, computing and compressing a few cells of this atlas now.
     backend
         Eigensolver backend.
     space
@@ -88,6 +87,7 @@ class Plan:
     worker_limit_bytes: int
     input_bytes: int
     output_bytes: int
+    stored_bytes: int | None
     n_files: int
     seconds: float
     backend: str
@@ -101,6 +101,9 @@ class Plan:
     def __str__(self) -> str:
         budget = "" if self.memory_bytes is None else f" of {format_bytes(self.memory_bytes)} allowed"
         gpus = f" on {self.n_gpus} GPU(s)" if self.n_gpus else ""
+        stored = (
+            "" if self.stored_bytes is None else f", about {format_bytes(self.stored_bytes)} in the store"
+        )
         blocks = [
             f"  of which   {format_bytes(n_bytes)} for {name} (10^{math.log10(max(1, n_bytes)):.1f} bytes)"
             for name, n_bytes in self.block_bytes.items()
@@ -114,7 +117,7 @@ class Plan:
                 f"workers      {self.n_workers}{gpus}, at most {format_bytes(self.worker_peak_bytes)} each",
                 f"memory       {format_bytes(self.peak_bytes)}{budget}, all processes together",
                 f"reads        {format_bytes(self.input_bytes)}",
-                f"writes       {format_bytes(self.output_bytes)} before compression, {self.n_files:,} files",
+                f"writes       {format_bytes(self.output_bytes)} before compression{stored}, {self.n_files:,} files",
                 *blocks,
                 f"time         about {format_seconds(self.seconds)}",
             )
@@ -195,7 +198,7 @@ def plan_job(
 ) -> Plan:
     """Work out what a checked job would take; see `plan`.
 
-    Without `timed` no cell is solved, so that this process leaves GPUs alone; the seconds are NaN.
+    Without `timed` no cell is solved, so that this process leaves GPUs alone; the seconds are NaN then.
     """
     if workers is not None and workers < 0:
         raise UsageError(f"workers={workers}; expected 0 (this process) or more")
@@ -223,6 +226,9 @@ def plan_job(
         wanted = min(wanted, int(affordable))
     stored = output_bytes(field, spec.options) * spec.n_cells + annotations
     stored += sums_bytes(field, spec.options, n_labels) * spec.n_partitions
+    cell = rehearse(job, on_gpu=n_gpus > 0) if timed else None
+    # More workers than cores share them.
+    at_once = max(1, wanted) if n_gpus else max(1, min(wanted, cpu_count()))
     return Plan(
         n_cells=spec.n_cells,
         n_genes=spec.n_genes,
@@ -239,34 +245,14 @@ def plan_job(
         worker_limit_bytes=0 if budget is None else (budget - client) // max(1, wanted),
         input_bytes=int(job.expression.nbytes),
         output_bytes=stored,
+        stored_bytes=None if cell is None else int(cell.stored_bytes * spec.n_cells) + annotations,
         n_files=spec.n_partitions * (len(spec.options.variables()) + 1)
         + len(spec.options.variables()) * _SIZED_FILES,
-        seconds=_seconds(job, max(1, wanted), on_gpu=n_gpus > 0) if timed else math.nan,
+        seconds=math.nan if cell is None else cell.seconds * spec.n_cells / at_once + _START_S,
         backend=spec.options.backend,
         space=field.space,
         block_bytes=block_bytes(field, spec.options, spec.n_cells),
     )
-
-
-def _seconds(job: Job, n_workers: int, *, on_gpu: bool) -> float:
-    """Estimate the wall time from solving the cells the preflight kept."""
-    # No more at once than a task takes: blocks between many genes are large, and the plan has the run's budget.
-    n_sample = len(job.sample.rows)
-    n_rows = min(n_sample, max(1, job.spec.block_cells))
-    rows = np.unique(np.linspace(0, n_sample - 1, n_rows).astype(np.intp))
-    if on_gpu:
-        # A GPU shows its speed on a full batch only, and only after its kernels are compiled.
-        rows = np.resize(rows, _GPU_SAMPLE_CELLS)
-        _solve_sample(job, rows)
-    begin = time.perf_counter()
-    _solve_sample(job, rows)
-    per_cell = (time.perf_counter() - begin) / len(rows)
-    return per_cell * job.spec.n_cells / n_workers + 3.0
-
-
-def _solve_sample(job: Job, rows: npt.NDArray[np.intp]) -> None:
-    codes = job.model_codes[job.sample.rows][rows]
-    compute_block(job.sample.expression[rows], codes, job.field, job.spec.options, columns=job.columns)
 
 
 def parse_memory(memory: int | str) -> int:

@@ -39,6 +39,7 @@ from stabdask.schema import FORMAT_VERSION, VARIABLES
 
 __all__ = [
     "array_checksum",
+    "create_arrays",
     "create_store",
     "field_path",
     "is_store",
@@ -134,7 +135,7 @@ def create_store(path: Path, job: Job) -> None:
         with new_directory(path) as folder:
             group = zarr.open_group(str(folder), mode="w", zarr_format=3)
             _write_coordinates(group, job)
-            _create_arrays(group, spec, job.field)
+            create_arrays(group, spec, job.field)
             job.field.save(folder / "field")
             make_receipt_folder(folder)
             # Attributes last: what makes the folder a store is there only when the rest is.
@@ -170,7 +171,8 @@ def _write_coordinates(group: Any, job: Job) -> None:
     write_annotations(group, job.annotations)
 
 
-def _create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
+def create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
+    """Make the empty arrays of a run in a Zarr group."""
     from zarr.codecs import BloscCodec
 
     shapes = output_shapes(
