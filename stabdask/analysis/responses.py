@@ -53,7 +53,7 @@ def response_means(ds: xr.Dataset) -> xr.DataArray:
     member = (codes == np.arange(len(labels))[:, None]) & trusted
     cells = xr.DataArray(member.sum(axis=1), dims="cluster")
     values = ds["response"].where(xr.DataArray(trusted, dims="cell"), 0.0)
-    sums = xr.dot(xr.DataArray(member.astype(np.float64), dims=("cluster", "cell")), values, dim="cell")
+    sums = xr.dot(xr.DataArray(member, dims=("cluster", "cell")), values.astype(np.float64), dim="cell")
     mean: xr.DataArray = (sums / cells.where(cells > 0)).assign_coords(
         cluster=ds["cluster"], response_cells=cells
     )

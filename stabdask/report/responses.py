@@ -26,8 +26,8 @@ def responses(ds: xr.Dataset) -> Iterator[str]:
     yield paragraph(
         "Elements of -J^-1 between the chosen genes: by what a small push on the regulator, kept up, would shift the "
         "effector once all settled, in units of time. Where a cell has an unstable mode nothing settles, and they are "
-        "no prediction: see the share of unstable cells under Clusters. Cells whose Jacobian is singular, or so near to "
-        "it that fewer than three digits hold, are in no mean."
+        "no prediction: see the share of unstable cells under Clusters. Cells whose Jacobian is singular, or so near "
+        "to it that fewer than three digits hold, are in no mean."
     )
     yield _quality(ds)
     means = response_means(ds).compute()
@@ -57,10 +57,10 @@ def responses(ds: xr.Dataset) -> Iterator[str]:
 def _quality(ds: xr.Dataset) -> str:
     header = ["cluster", "cells", "median condition number", "inaccurate", "singular", "not to be trusted"]
     rows = []
-    for one in response_quality(ds).itertuples(index=False):
-        bad = one.n_inaccurate + one.n_singular
-        share = bad / one.n_cells if one.n_cells else np.nan
-        counts = [f"{n:,}" for n in (one.n_inaccurate, one.n_singular)]
-        rows.append([str(one.cluster), f"{one.n_cells:,}", number(one.condition), *counts, percent(share)])
+    for one in response_quality(ds).to_dict(orient="records"):
+        n_cells, n_bad = one["n_cells"], one["n_inaccurate"] + one["n_singular"]
+        row = [str(one["cluster"]), f"{n_cells:,}", number(one["condition"])]
+        row += [f"{one['n_inaccurate']:,}", f"{one['n_singular']:,}"]
+        rows.append([*row, percent(n_bad / n_cells if n_cells else np.nan)])
     note = "With a condition number of 1e6, responses have lost six of sixteen digits."
     return table(header, rows) + paragraph(note, kind="note")
