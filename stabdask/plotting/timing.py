@@ -76,7 +76,7 @@ def update_timing(
     for place in shown:
         faster = float(columns[direct][place] / columns[update][place])
         ax.annotate(
-            f"{faster:.{1 if faster < 9.95 else 0}f}×", (sizes[place], every[:, place].min()), xytext=(0, -7),
+            f"{faster:,.{1 if faster < 9.95 else 0}f}×", (sizes[place], every[:, place].min()), xytext=(0, -7),
             textcoords="offset points", ha="center", va="top", fontsize="small", color=colors[update],
         )  # fmt: skip
     ax.margins(x=0.08)
@@ -108,7 +108,7 @@ def update_timing(
 def _apart(sizes: npt.NDArray[np.float64]) -> list[int]:
     """Return which of some sizes, in order, to write numbers at so that none covers another: the last of all."""
     steps = np.log(sizes)
-    gap = 0.085 * (steps[-1] - steps[0])
+    gap = 0.115 * (steps[-1] - steps[0])
     kept = [len(sizes) - 1]
     for place in range(len(sizes) - 2, -1, -1):
         if steps[kept[-1]] - steps[place] >= gap:
