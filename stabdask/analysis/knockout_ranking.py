@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["rank_knockouts"]
+__all__ = ["rank_knockouts", "strongest_ends"]
 
 Array = npt.NDArray[np.float64]
 
@@ -98,7 +98,7 @@ def rank_knockouts(
             table.insert(position, name, labels[place[position]])
         table = table.sort_values("mean_shift", kind="stable", na_position="last")
         if top is not None:
-            table = _ends(table, int(top))
+            table = strongest_ends(table, int(top))
         tables.append(table)
     columns = [*groups.names, "knockout", *_means(shift[:0], {k: v[:0] for k, v in arrays.items()}).columns]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
@@ -139,8 +139,8 @@ def _mean(values: npt.NDArray[Any], where: npt.NDArray[np.bool_]) -> Array:
     return np.asarray(np.where(n > 0, total / np.maximum(n, 1), np.nan), dtype=np.float64)
 
 
-def _ends(table: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Return the `top` rows that stabilize most and the `top` that destabilize most, in their order."""
+def strongest_ends(table: pd.DataFrame, top: int) -> pd.DataFrame:
+    """Return the `top` rows that stabilize most and the `top` that destabilize most, of a sorted table of one group."""
     import pandas as pd
 
     down, up = table[table["mean_shift"] < 0], table[table["mean_shift"] > 0]

@@ -76,12 +76,17 @@ def label_knockouts(
     data["status"] = ("cell", arrays["status"], dict(VARIABLES["status"].attrs))
     data["cluster_code"] = ("cell", job.label_codes, {"long_name": "cluster of the cell"})
     labels = job.spec.labels
+    pair: dict[str, Any] = {}
+    if knockouts.order == 2:
+        genes = job.field.genes[knockouts.genes].astype(object)
+        pair = {name: ("knockout", genes[:, part]) for part, name in enumerate(("gene_a", "gene_b"))}
     ds = xr.Dataset(
         data,
         coords={
             "cell": job.cell_names.astype(object),
             "knockout": np.asarray(knockouts.names, dtype=object),
             "cluster": ("cluster", np.asarray(labels, dtype=object), cluster_colors(job.cells, labels)),
+            **pair,
         },
         attrs={"field": job.field.fingerprint, **options},
     )

@@ -109,7 +109,8 @@ def knockouts(
     Returns
     -------
     xarray.Dataset
-        Computed, in memory, with dimensions ``cell`` and ``knockout`` (``"GATA1"``, or ``"GATA1+GATA2"`` for a pair):
+        Computed, in memory, with dimensions ``cell`` and ``knockout`` (``"GATA1"``, or ``"GATA1+GATA2"`` for a pair,
+        whose genes are the coordinates ``gene_a`` and ``gene_b``):
         `knockout_abscissa` and `knockout_unstable_count`, `predicted_shift`; for each cell `abscissa` and
         `unstable_count` with all genes, and `status`: see their ``attrs["description"]``. A cell that cannot be
         computed has a status and NaN. ``cell_cluster(cell)`` and what was brought along from the atlas are

@@ -231,6 +231,7 @@ def test_pairs_by_name_come_once() -> None:
     a, b, c = atlas.field.regulators[:3].tolist()
     ds = sd.knockouts(atlas.cells(), atlas.field, pairs=[(b, a), (a, c), (a, b)])
     assert ds["knockout"].values.tolist() == [f"{b}+{a}", f"{a}+{c}"]
+    assert (ds["gene_a"].values.tolist(), ds["gene_b"].values.tolist()) == ([b, a], [a, c])
     check_exact(atlas, ds)
     both = sd.knockouts(atlas.cells(), atlas.field, regulators=[a, b, c], order=2)
     assert both["knockout"].values.tolist() == ["+".join(pair) for pair in combinations((a, b, c), 2)]
