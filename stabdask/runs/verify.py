@@ -114,11 +114,14 @@ class VerifyReport:
         if self.note:
             lines.append(f"oracle       not used: {self.note}")
         else:
-            elements = f", elements within {self.worst_element_error:.1e}" if self.n_elements else ""
-            lines.append(
-                f"oracle       {self.n_cells_checked} cells against dense Jacobians: {self.compared} within "
-                f"{self.worst_eigenvalue_error:.1e}{elements} of |J| (limit {self.limit:.0e})"
+            found = [("elements", self.worst_element_error)] if self.n_elements else []
+            if self.compared != "nothing":
+                found.insert(0, (self.compared, self.worst_eigenvalue_error))
+            within = ", ".join(f"{name} within {error:.1e}" for name, error in found)
+            within = (
+                f"{within} of |J| (limit {self.limit:.0e})" if found else "no spectra, no elements stored"
             )
+            lines.append(f"oracle       {self.n_cells_checked} cells against dense Jacobians: {within}")
             if self.n_responses:
                 lines.append(
                     f"             responses of {self.n_responses} of them against dense inverses: within "
@@ -323,10 +326,13 @@ def _against_oracle(
         point = x[None, columns]
         J = model.jacobian(point, label)[0]
         scale = float(np.linalg.norm(J)) or 1.0
+        linear = model.linearize(point, model.cluster_number(label), dtype=spec.options.dtype)
         errors[int(cell)] = _Errors(
             _eigenvalue_error(spec, group, int(cell), J, codes, model.regulator_index) / scale,
             _element_error(spec, group, int(cell), model.jacobian_elements(point, label, *pairs)[0]) / scale,
-            response_error(spec, group, int(cell), J, model, _LIMITS[spec.options.dtype]),
+            response_error(
+                spec, group, int(cell), J, model, rounding=linear.rounding, limit=_LIMITS[spec.options.dtype]
+            ),
         )
     return errors
 

@@ -24,13 +24,14 @@ def _has_responses(spec: RunSpec) -> bool:
 
 
 def response_error(
-    spec: RunSpec, group: Any, cell: int, J: Array, model: Field, limit: float
+    spec: RunSpec, group: Any, cell: int, J: Array, model: Field, *, rounding: float, limit: float
 ) -> float | None:
     """Return by how much the responses of a cell differ from those of the dense inverse of its Jacobian.
 
     Each column of responses is that of one push. Errors are relative to the norm of its column of J^-1, genes in units
-    of what the columns of J are. Rounding alone makes errors of the size of the condition number: where it explains more
-    than `limit`, the error is divided by how much more, so that `limit` holds for every cell.
+    of what the columns of J are. `rounding`, that of the precision responses are computed in, alone makes errors of the
+    size of the condition number: where it explains more than `limit`, the error is divided by how much more, so that
+    `limit` holds for every cell.
 
     Returns
     -------
@@ -60,7 +61,7 @@ def response_error(
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(difference == 0, 0.0, difference / scale)
     worst = float(relative.max()) if np.isfinite(relative).all() else float("inf")
-    explained = _ROUNDINGS * float(np.finfo(spec.options.dtype).eps) * condition
+    explained = _ROUNDINGS * rounding * condition
     return worst / max(1.0, explained / limit)
 
 
