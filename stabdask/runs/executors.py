@@ -8,8 +8,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from stabdask.checks import refuse_asynchronous
 from stabdask.clusters import dashboard_url, gpu_client, local_client
-from stabdask.errors import StabdaskError, UsageError
+from stabdask.errors import StabdaskError
 from stabdask.runs.partition import PartitionTask, run_partition
 from stabdask.runs.plan import Plan
 from stabdask.runs.progress import ProgressWriter
@@ -110,8 +111,7 @@ def open_executor(
     if client is None and plan is not None and plan.n_workers == 0:
         yield Here()
         return
-    if client is not None and client.asynchronous:
-        raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
+    refuse_asynchronous(client)
     say = show.message if isinstance(show, ProgressWriter) else None
     if client is None:
         assert plan is not None

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from stabdask.atlas.alignment import axis_columns, cluster_models
 from stabdask.atlas.annotations import Annotation, annotations_of
-from stabdask.atlas.cells import cell_names, cell_state, cluster_codes, refuse_persisted
+from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
+from stabdask.checks import refuse_persisted
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field
 from stabdask.row_blocks import RowGraph

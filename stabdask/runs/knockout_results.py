@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stabdask.analysis.knockouts import Knockouts
     from stabdask.runs.job import Job
 
-__all__ = ["KNOCKOUT_ATTRS", "empty_knockouts", "label_knockouts"]
+__all__ = ["KNOCKOUT_ATTRS", "cell_bytes", "empty_knockouts", "label_knockouts"]
 
 _BOTH = ("cell", "knockout")
 
@@ -61,6 +61,11 @@ def empty_knockouts(n_cells: int, n_knockouts: int) -> dict[str, npt.NDArray[Any
         out[name] = np.full(shape, -1, dtype=np.int32) if name in _COUNTS else np.full(shape, np.nan)
     out["status"] = VARIABLES["status"].empty((n_cells,))
     return out
+
+
+def cell_bytes(n_knockouts: int) -> int:
+    """Return the bytes that the results of one cell take."""
+    return sum(values.nbytes for values in empty_knockouts(1, n_knockouts).values())
 
 
 def label_knockouts(

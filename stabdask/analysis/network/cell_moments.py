@@ -15,6 +15,7 @@ from stabdask.analysis.groups import cell_label_names, group_cells
 from stabdask.analysis.network.moment_checks import check_dtype, checked_genes, finite_rows, not_finite
 from stabdask.analysis.network.moments import CoMoments
 from stabdask.analysis.network.sums import Accumulator, Sums, joined, slab_rows
+from stabdask.checks import refuse_asynchronous, refuse_persisted
 from stabdask.errors import (
     InputError,
     MemoryBudgetError,
@@ -90,14 +91,9 @@ def moments_of_cells(
     """Return what `CoMoments.from_cells` does."""
     from dask.delayed import delayed
 
-    if client is not None and client.asynchronous:
-        raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
+    refuse_asynchronous(client)
     x, genes = _expression(cells)
-    # Looked for before Dask optimizes the graph, which leaves them out.
-    if any(type(value).__name__ == "Future" for value in dict(x.__dask_graph__()).values()):
-        raise UsageError(
-            "the expression was persisted on a cluster; pass the cells as open_cells returned them"
-        )
+    refuse_persisted(x)
     codes, labels = _labels(cells, by)
     if client is None:
         if gpu:
