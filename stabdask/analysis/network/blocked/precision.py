@@ -280,16 +280,40 @@ class BlockedPrecision(StoredMatrices):
         """
         self._change("downdate", X, -1)
 
-    def copy(self, path: str | Path, *, overwrite: bool = False) -> BlockedPrecision:
-        """Copy it to a new folder, which appears whole or not at all.
+    def copy(
+        self,
+        path: str | Path,
+        *,
+        update: npt.ArrayLike | None = None,
+        downdate: npt.ArrayLike | None = None,
+        overwrite: bool = False,
+    ) -> BlockedPrecision:
+        """Copy it to a new folder, which appears whole, and changed where that is asked for, or not at all.
+
+        Parameters
+        ----------
+        path
+            Of the copy.
+        update, downdate
+            As for the methods of these names, of the copy.
+        overwrite
+            Whether to replace what is at `path`.
 
         Raises
         ------
         StoreMismatchError
             If `path` exists and `overwrite` is false.
+        NotPositiveDefiniteError, InputError, StoreLockedError
+            As `update` and `downdate`.
         """
-        with locked(self._path), new_directory(Path(path), overwrite=overwrite) as folder:
-            building.copy(self._path, folder, read_receipt(self._path))
+        with new_directory(Path(path), overwrite=overwrite) as folder:
+            with locked(self._path):
+                building.copy(self._path, folder, read_receipt(self._path))
+            other = BlockedPrecision.open(folder, memory=self._memory, client=self._client)
+            if update is not None:
+                other.update(update)
+            if downdate is not None:
+                other.downdate(downdate)
         return BlockedPrecision.open(path, memory=self._memory, client=self._client)
 
     def to_precision_matrix(self) -> PrecisionMatrix:
