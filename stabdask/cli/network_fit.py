@@ -116,9 +116,8 @@ def _fit(options: argparse.Namespace) -> int:
         return 0
     network: PrecisionMatrix | BlockedPrecision
     if planned is not None and not planned.in_memory:
-        _say(
-            f"blocked: {planned.n_tiles:,} tiles of {planned.tile:,} genes on disk, {planned.n_passes} passes"
-        )
+        passes = f", {planned.n_passes:,} passes over the cells" if options.atlas else ""
+        _say(f"blocked, in {planned.n_tiles:,} tiles of {planned.tile:,} genes on disk{passes}")
         network = _blocked(options)
     else:
         if planned is not None:

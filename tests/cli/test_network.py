@@ -193,7 +193,7 @@ def test_a_network_that_does_not_fit_is_made_in_tiles(
     ]
     assert main([*fit, "--json"]) == 0
     told = capsys.readouterr()
-    assert "blocked: 1 tiles of 30 genes" in told.err
+    assert "blocked, in 1 tiles of 30 genes" in told.err
     assert json.loads(told.out)["tile"] == 30
     np.save(tmp_path / "pathways.npy", pathways)
     text = run(capsys, "update", before, "--pathways", tmp_path / "pathways.npy", "-o", after)
