@@ -107,7 +107,8 @@ def _strongest(
     theta: Tiles, scale: Array, i: int, j: int, threshold: float | None, top: int | None
 ) -> _Found:
     """Return the edges of a tile that may be among those asked for; the first gene comes before the second."""
-    size = np.abs(correlations_of(theta, scale, i, j))
+    rho = correlations_of(theta, scale, i, j)
+    size = np.abs(rho)
     if i == j:
         size[np.triu_indices_from(size)] = -1.0
     if threshold is None:
@@ -115,9 +116,8 @@ def _strongest(
         # The size of the last that is wanted; those that tie with it stay in, for their order is decided later.
         threshold = 0.0 if size.size <= top else float(np.partition(size.ravel(), -top)[-top])
     second, first = np.nonzero(size >= max(threshold, 0.0))
-    del size
     # Below the diagonal, rows are the later genes.
-    values = correlations_of(theta, scale, i, j)[second, first]
+    values = rho[second, first]
     found = _Found(first + theta.grid.cut(j).start, second + theta.grid.cut(i).start, values)
     return _first(found, top)
 
