@@ -15,11 +15,12 @@ from stabdask.kernels.machine import cpu_count
 from stabdask.runs.estimates import rehearse
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.sizing import block_bytes, output_bytes, sums_bytes, task_bytes
+from stabdask.sizes import format_bytes, parse_memory
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Plan", "format_bytes", "format_seconds", "gpu_request", "parse_memory", "plan", "plan_job"]
+__all__ = ["Plan", "format_seconds", "gpu_request", "plan", "plan_job"]
 
 _CLIENT_BYTES = 300 * 2**20
 """Resident memory of the process that runs client, scheduler and dashboard."""
@@ -253,44 +254,6 @@ def plan_job(
         space=field.space,
         block_bytes=block_bytes(field, spec.options, spec.n_cells),
     )
-
-
-def parse_memory(memory: int | str) -> int:
-    """Return a number of bytes from ``4e9``, ``"4GB"`` or ``"4GiB"``.
-
-    Raises
-    ------
-    UsageError
-        If it is none of these, or not positive.
-
-    Examples
-    --------
-    >>> parse_memory("4GB")
-    4000000000
-    """
-    from dask.utils import parse_bytes
-
-    try:
-        value = int(parse_bytes(memory))
-    except ValueError as error:
-        raise UsageError(f"memory {memory!r} is no size; expected e.g. '4GB' or '3.5GiB'") from error
-    if value <= 0:
-        raise UsageError(f"memory {memory!r} is not positive; expected e.g. '4GB'")
-    return value
-
-
-def format_bytes(n_bytes: float) -> str:
-    """Return a size in decimal units.
-
-    Examples
-    --------
-    >>> format_bytes(3_210_000_000)
-    '3.21 GB'
-    """
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:.3g} {unit}"
-    return f"{int(n_bytes)} B"
 
 
 def format_seconds(seconds: float) -> str:

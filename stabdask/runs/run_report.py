@@ -8,10 +8,11 @@ from typing import Any
 
 from stabdask.kernels import lanes
 from stabdask.runs.job import Job
-from stabdask.runs.plan import format_bytes, format_seconds
+from stabdask.runs.plan import format_seconds
 from stabdask.runs.receipts import Receipt
 from stabdask.runs.totals import total
 from stabdask.schema import count_failed, counts_text, named_counts
+from stabdask.sizes import format_bytes
 
 __all__ = ["RunReport", "make_report"]
 

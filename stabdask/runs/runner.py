@@ -12,12 +12,13 @@ from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMis
 from stabdask.runs.executors import open_executor
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.partition import PartitionTask, make_task
-from stabdask.runs.plan import format_bytes, gpu_request, plan_job
+from stabdask.runs.plan import gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
 from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers
 from stabdask.runs.run_report import RunReport, make_report
 from stabdask.runs.sizing import block_bytes
 from stabdask.runs.store import create_store, read_spec, writable
+from stabdask.sizes import format_bytes
 
 if TYPE_CHECKING:
     import xarray as xr
