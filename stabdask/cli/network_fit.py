@@ -32,6 +32,7 @@ def add_fit(parts: Any) -> None:
     fit.add_argument(
         "--skip-missing", action="store_true", help="leave out cells with values that are not finite"
     )
+    fit.add_argument("--gpu", action="store_true", help="multiply on the GPU of this machine; not in tiles")
     fit.add_argument(
         "--memory",
         metavar="SIZE",
@@ -114,6 +115,9 @@ def _fit(options: argparse.Namespace) -> int:
         assert planned is not None
         _show(planned, options)
         return 0
+    if options.gpu and (options.covariance is not None or (planned is not None and not planned.in_memory)):
+        what = "a covariance matrix" if options.covariance is not None else "a network in tiles"
+        raise UsageError(f"--gpu is for the products of cells, in memory, and not for {what}; leave it out")
     network: PrecisionMatrix | BlockedPrecision
     if planned is not None and not planned.in_memory:
         passes = f", {planned.n_passes:,} passes over the cells" if options.atlas else ""
@@ -229,11 +233,11 @@ def _from_atlas(options: argparse.Namespace) -> PrecisionMatrix:
 
     cells = _atlas(options)
     missing: Literal["skip", "error"] = "skip" if options.skip_missing else "error"
-    fourth = options.shrinkage == "ledoit-wolf"
+    how: Any = {"fourth": options.shrinkage == "ledoit-wolf", "missing": missing, "gpu": options.gpu}
     if options.cluster is None:
-        moments = CoMoments.from_cells(cells, fourth=fourth, missing=missing)
+        moments = CoMoments.from_cells(cells, **how)
     else:
-        every = CoMoments.from_cells(cells, "cluster", fourth=fourth, missing=missing)
+        every = CoMoments.from_cells(cells, "cluster", **how)
         if options.cluster not in every:
             raise _no_cluster(options.cluster, [str(label) for label in every])
         moments = every[options.cluster]

@@ -113,6 +113,9 @@ def test_an_atlas(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_what_is_refused(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     textbook(tmp_path, n_genes=12)
     net = tmp_path / "n.zarr"
+    refused = ["network", "fit", "--covariance", str(tmp_path / "sigma.csv"), "-o", str(net), "--gpu"]
+    assert main(refused) == 2
+    assert "not for a covariance matrix" in capsys.readouterr().err
     run(capsys, "fit", "--covariance", tmp_path / "sigma.csv", "-o", net)
     pd.DataFrame({"a": [1.0]}, index=["gg1"]).to_csv(tmp_path / "unknown.csv")
     pd.DataFrame({"a": [1.0, 2.0]}, index=["g1", "g1"]).to_csv(tmp_path / "twice.csv")
