@@ -22,6 +22,6 @@ options=(--scheduler-file "$folder/scheduler.json" --protocol tls --nthreads 1 -
 [ -z "${INTERFACE:-}" ] || options+=(--interface "$INTERFACE")
 [ -z "${MEMORY_LIMIT:-}" ] || options+=(--memory-limit "$MEMORY_LIMIT")
 pool=${RMM_POOL_SIZE-1GiB}
-[ -z "$pool" ] || options+=(--rmm-pool-size "$pool" --rmm-allocator-external-lib-list cupy)
+[ -z "$pool" ] || options+=(--rmm-pool-size "$pool" --set-rmm-allocator-for-libs cupy)
 say "$n_gpus workers for $folder/scheduler.json"
 exec dask cuda worker "${options[@]}"
