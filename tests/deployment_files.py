@@ -1,4 +1,4 @@
-"""The deployment files as what they amount to: kustomizations built, pods found, command lines with their variables in."""
+"""The deployment files as what they amount to: kustomizations built, pods, command lines with their variables in."""
 
 from __future__ import annotations
 
@@ -87,13 +87,12 @@ def _transform(folder: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def _selected(found: list[dict[str, Any]], target: dict[str, str]) -> list[dict[str, Any]]:
-    chosen = [
+    return [
         document
         for document in found
         if document["kind"] == target["kind"]
         and re.fullmatch(target.get("name", ".*"), document["metadata"]["name"])
     ]
-    return chosen
 
 
 def _apply(document: dict[str, Any], operation: dict[str, Any]) -> None:
@@ -103,7 +102,7 @@ def _apply(document: dict[str, Any], operation: dict[str, Any]) -> None:
         place = place[int(part)] if isinstance(place, list) else place[part]
     value = copy.deepcopy(operation["value"])
     if isinstance(place, list):
-        assert operation["op"] == "add" and last == "-", operation
+        assert (operation["op"], last) == ("add", "-"), operation
         place.append(value)
         return
     assert (last in place) == (operation["op"] == "replace"), f"{operation['path']}: {operation['op']}"

@@ -1,4 +1,4 @@
-"""What command lines and settings of deployments are held against: the program's own parser, Dask's, and the settings."""
+"""What command lines and settings of deployments are held against: the program's parser, Dask's, and its settings."""
 
 from __future__ import annotations
 

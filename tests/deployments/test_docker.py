@@ -1,4 +1,4 @@
-"""Images: everything pinned, nothing run as root, every file copied there and let through, every version the project's."""
+"""Images: everything pinned, nothing run as root, files copied there and let through, versions the project's."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_hadolint(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_steps_of_the_image_work(tmp_path: Path) -> None:
-    """Carry out the pip steps of Dockerfile here, as they stand, with folders of our own and this machine's Python 3.12."""
+    """Carry out the pip steps of Dockerfile as they stand, in other folders, with a Python 3.12 of this machine."""
     python = shutil.which("python3.12") if sys.version_info[:2] != (3, 12) else sys.executable
     probe = [python or "", "-c", "import sys; print(sys.version_info[:2])"]
     if python is None or subprocess.run(probe, capture_output=True, check=False).returncode:

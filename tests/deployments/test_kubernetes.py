@@ -406,7 +406,9 @@ def test_the_page_names_what_is_there() -> None:
         assert (KUBERNETES / folder).exists(), folder
     names = {item["metadata"]["name"] for folder in APPLIED for item in build(KUBERNETES / folder)}
     names |= {"stabdask-scheduler", "stabdask-tls", "stabdask-object-storage", "stabdask-job-runner"}
-    for name in re.findall(r"(?<=job/|ent/|ter/|pod/|cvc/|ret |job )(stabdask[\w-]*)", text):
+    named = re.findall(r"(?:job/|deployment/|pod/|secret generic |daskjob |patch job )(stabdask[\w-]*)", text)
+    assert len(named) > 10
+    for name in named:
         assert name in names, name
     for folder in APPLIED:
-        assert f"kubernetes/{folder}" in text, folder
+        assert f"`{folder}`" in text, folder
