@@ -72,7 +72,7 @@ def _transform(folder: Path, found: list[dict[str, Any]]) -> list[dict[str, Any]
     for replacement in made.get("replacements", []):
         _replace(found, replacement)
     for image in made.get("images", []):
-        used = [container for pod in map(pods, found) for _, spec in pod for container in spec["containers"]]
+        used = [container for pod in map(pods, found) for _, spec in pod for container in of_pod(spec)]
         assert any(container["image"] == image["name"] for container in used), f"{folder}: {image['name']}"
         for container in used:
             if container["image"] == image["name"]:
@@ -142,10 +142,14 @@ def pods(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{document['kind']} {document['metadata']['name']} {path}", place
 
 
+def of_pod(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
 def containers(found: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for document in found:
         for where, spec in pods(document):
-            for container in spec["containers"]:
+            for container in of_pod(spec):
                 yield f"{where} {container['name']}", container
 
 
@@ -174,7 +178,7 @@ def environment(container: dict[str, Any], found: list[dict[str, Any]]) -> dict[
 def command_line(container: dict[str, Any], found: list[dict[str, Any]]) -> list[str]:
     """Return the words that a container runs, variables put in as Kubernetes does."""
     values = environment(container, found)
-    words = [*container.get("command", ["stabdask"]), *container["args"]]
+    words = [*container.get("command", ["stabdask"]), *container.get("args", [])]
     assert all(isinstance(word, str) for word in words), words
     return [_expand(word, values) for word in words]
 

@@ -36,6 +36,10 @@ def parse_command(words: Sequence[str]) -> Any:
     """Parse a command line of stabdask or dask as the program does; fail the test if it is wrong."""
     if words[0] == "dask":
         return _parse_dask(list(words[1:]))
+    if words[0] == "python":
+        option, program = words[1:]
+        assert option == "-c"
+        return compile(program, "-c", "exec")
     assert words[0] == "stabdask", words
     commands = _commands()
     if "init" not in commands and (words[1] in ("init", "finalize") or "--n-tasks" in words):

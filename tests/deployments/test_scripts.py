@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import dask
 import pytest
-from deployment_files import DEPLOYMENTS, KUBERNETES, build, containers
+from deployment_files import DEPLOYMENTS, KUBERNETES, build, command_line, containers, environment
+from distributed import Client, Security
 from stabdask_words import SETTINGS, parse_command, readme_settings
 
 GPU = DEPLOYMENTS / "gpu"
@@ -256,31 +258,68 @@ def scheduler(certificates: Path) -> Iterator[Path]:
 
 
 def test_a_real_scheduler_knows_its_own(scheduler: Path) -> None:
-    """TLS both ways; a probe of a pod, asked of it, is content."""
-    from distributed import Client, Security
+    """TLS both ways; what is started with the variables of a pod, and the words of its worker, is one of its own."""
+    found = build(KUBERNETES / "dask-job")
+    by_name = {container["name"]: container for _, container in containers(found)}
+    address = json.loads((scheduler / "scheduler.json").read_text())["address"]
+    assert address.startswith("tls://")
+    variables = {
+        name: value.replace("/tls/", f"{scheduler}/tls/").replace("/home/stabdask", str(scheduler))
+        for name, value in environment(by_name["worker"], found).items()
+    }
+    variables |= {"PATH": f"{sysconfig.get_path('scripts')}:/usr/bin:/bin", "DASK_SCHEDULER_ADDRESS": address}
+    variables |= {"MEMORY_LIMIT": str(10**9), "TMPDIR": str(scheduler)}
 
-    found = json.loads((scheduler / "scheduler.json").read_text())
-    assert found["address"].startswith("tls://")
+    port = free_port()
+    words = command_line(by_name["worker"], found)
+    others = {"8788": "0", "8789": "0", "127.0.0.1:8790": f"127.0.0.1:{port}", "/tmp": str(scheduler)}
+    others |= {words[2]: address}
+    worker = subprocess.Popen(
+        [others.get(word, word) for word in words],
+        env=variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        # What the pod of a run waits with ends when the worker is there.
+        waits = [sys.executable, *command_line(by_name["wait"], found)[1:]]
+        done = subprocess.run(waits, env=variables, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        probe = by_name["worker"]["livenessProbe"]["exec"]["command"][2]
+        for here, code in ((port, 0), (1, 1)):
+            asked = [sys.executable, "-c", probe.replace("8790", str(here))]
+            assert subprocess.run(asked, capture_output=True, check=False).returncode == code
+        ask_for_settings(address, scheduler / "tls")
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    with pytest.raises(OSError), Client(address.replace("tls", "tcp"), timeout=3):
+        pass
+    with pytest.raises((TypeError, OSError, ValueError)), Client(address, security=Security(), timeout=3):
+        pass
+
+
+def ask_for_settings(address: str, tls: Path) -> None:
+    """Make sure that scheduler and workers have the settings, whatever Dask's own defaults are."""
     security = Security(
-        tls_ca_file=str(scheduler / "tls/ca.pem"),
-        tls_client_cert=str(scheduler / "tls/cert.pem"),
-        tls_client_key=str(scheduler / "tls/key.pem"),
+        tls_ca_file=str(tls / "ca.pem"),
+        tls_client_cert=str(tls / "cert.pem"),
+        tls_client_key=str(tls / "key.pem"),
         require_encryption=True,
     )
-    with Client(found["address"], security=security, timeout=30) as client:
-        config = client.run_on_scheduler(lambda: __import__("dask").config.config)
-        for name, value in SETTINGS.items():
-            if not isinstance(value, dict):
-                assert dask.config.get(name, config=config) == value, name
-        listening = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.http_server.port)
-    port = listening
-    (program,) = {
-        container["startupProbe"]["exec"]["command"][2]
-        for where, container in containers(build(KUBERNETES / "dask-cluster"))
-        if where.endswith("scheduler")
-    }
-    for here, code in ((port, 0), (1, 1)):
-        probe = [sys.executable, "-c", program.replace("8787", str(here))]
-        assert subprocess.run(probe, capture_output=True, check=False).returncode == code
-    with pytest.raises(OSError), Client(found["address"].replace("tls", "tcp"), timeout=3):
-        pass
+    with Client(address, security=security, timeout=30) as client:
+        scheduler = client.run_on_scheduler(lambda: __import__("dask").config.config)
+        ((worker, variables),) = client.run(
+            lambda: (__import__("dask").config.config, dict(__import__("os").environ))
+        ).values()
+    for name, value in SETTINGS.items():
+        if not isinstance(value, dict):
+            assert dask.config.get(name, config=scheduler) == value, name
+            assert dask.config.get(name, config=worker) == value, name
+    assert readme_settings().items() <= variables.items()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
