@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stabdask.atlas.exporters import to_anndata
     from stabdask.atlas.sampling import sample
     from stabdask.atlas.simulate import SimulatedAtlas, simulate_atlas
+    from stabdask.clusters.presets import cluster
     from stabdask.fields.base import Field
     from stabdask.fields.hopfield import HopfieldField
     from stabdask.fields.reading import read_field
@@ -55,6 +56,7 @@ _HOMES = {
     "SimulatedAtlas": "stabdask.atlas.simulate",
     "StoreStatus": "stabdask.runs.status",
     "VerifyReport": "stabdask.runs.verify",
+    "cluster": "stabdask.clusters.presets",
     "compare": "stabdask.analysis.comparison",
     "complete_spectrum": "stabdask.analysis.spectra",
     "driver_edges": "stabdask.analysis.drivers",
@@ -95,6 +97,7 @@ __all__ = [
     "StoreStatus",
     "VerifyReport",
     "__version__",
+    "cluster",
     "compare",
     "complete_spectrum",
     "driver_edges",

@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.cli.arguments import add_job_arguments, job_inputs, job_options
+from stabdask.cli.cluster import (
+    add_cluster_arguments,
+    check_cluster_arguments,
+    cluster_client,
+    computes_on_gpus,
+)
 from stabdask.cli.common import add_json, print_json
 from stabdask.cli.recorded import Noted, recall, request_of
 from stabdask.errors import UsageError
@@ -45,6 +51,7 @@ def add_commands(commands: Any) -> None:
     run.add_argument("--quiet", action="store_true", help="no progress on stderr")
     run.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
     _add_share_arguments(run)
+    add_cluster_arguments(run)
     _add_no_lock(run)
     add_json(run)
     run.set_defaults(execute=_run)
@@ -141,30 +148,36 @@ def _show_plan(options: argparse.Namespace, cells: xr.Dataset, field: Field) -> 
 def _run(options: argparse.Namespace) -> int:
     from stabdask.clusters import start_early
 
+    check_cluster_arguments(options)
     recall(options)
     if options.dry_run:
         return _dry_run(options)
     partitions = _partitions(options)
     _check_allowed(options)
-    if options.is_program and options.workers != 0 and not options.gpu:
+    if options.is_program and options.workers != 0 and not options.gpu and options.cluster in (None, "local"):
         start_early()
     from stabdask.runs.runner import run
 
     cells, field = job_inputs(options)
-    report = run(
-        cells,
-        field,
-        options.store,
-        memory=options.memory,
-        workers=options.workers,
-        gpu=options.gpu,
-        partitions=partitions,
-        progress=not options.quiet,
-        dashboard=not options.no_dashboard,
-        lock=not options.no_lock,
-        request=request_of(options, field),
-        **job_options(options, field),
-    )
+    computed = job_options(options, field)
+    if computed["backend"] == "auto" and computes_on_gpus(options):
+        computed["backend"] = "auto:cuda"
+    with cluster_client(options) as client:
+        report = run(
+            cells,
+            field,
+            options.store,
+            client=client,
+            memory=options.memory,
+            workers=None if client is not None else options.workers,
+            gpu=options.gpu,
+            partitions=partitions,
+            progress=not options.quiet,
+            dashboard=not options.no_dashboard,
+            lock=not options.no_lock,
+            request=request_of(options, field),
+            **computed,
+        )
     print_json(report.to_dict()) if options.json else print(report)
     # Of a part, cells that fail are no failure: finalize counts them all.
     return 0 if partitions is not None else report_exit_code(report, options.allow_failed)

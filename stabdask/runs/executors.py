@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.clusters import dashboard_url, gpu_client, local_client
-from stabdask.errors import StabdaskError, UsageError
-from stabdask.runs.partition import PartitionTask, run_partition
+from stabdask.clusters import gpu_client, local_client
+from stabdask.clusters.checks import await_worker, check_paths, check_versions, essential_versions
+from stabdask.clusters.dashboard import dashboard_text
+from stabdask.errors import StabdaskError, UnfitWorkerError, UsageError
+from stabdask.runs.partition import PartitionTask, run_partition, run_task
 from stabdask.runs.plan import Plan
 from stabdask.runs.progress import ProgressWriter
-from stabdask.runs.receipts import Receipt
+from stabdask.runs.receipts import Receipt, receipt_folder
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["Here", "OnCluster", "open_executor"]
 
 _TRIES = 3
+_MOST_REFUSERS = 20
+"""Workers that join and do not fit, before it is taken that none will."""
+_MOST_WAITING = 10_000
 
 
 @dataclass
@@ -38,17 +45,21 @@ class Here:
 class OnCluster:
     """Keeps a cluster busy with a window of partitions, so that any number of them can be waiting."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, say: Callable[[str], None] | None = None) -> None:
         self.client = client
         self.failures: dict[int, str] = {}
         self.n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        self._say = say
+        self._n_refusals = 0
+        self._refusers: set[str] = set()
+        self._versions = dict(essential_versions())
 
     def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
         """Give the receipts of `tasks` as they come; what fails for good goes to `failures`."""
         from distributed import as_completed
 
         running: dict[Any, PartitionTask] = {}
-        completed = as_completed()
+        completed = as_completed(loop=self.client.loop)  # not that of whatever client is the default
         try:
             self._fill(tasks, running, completed)
             while running:
@@ -69,15 +80,23 @@ class OnCluster:
         self, tasks: Iterator[PartitionTask], running: dict[Any, PartitionTask], completed: Any
     ) -> None:
         # Workers may come and go, so the window is looked at again each time.
-        window = 2 * max(1, sum(self.client.nthreads().values()))
+        threads = self.client.nthreads()
+        self.n_workers = max(self.n_workers, len(threads))
+        window = min(_MOST_WAITING, 2 * max(1, sum(threads.values()), self._most_workers()))
         while len(running) < window and (task := next(tasks, None)) is not None:
             self._submit(task, running, completed)
 
+    def _most_workers(self) -> int:
+        """Return how many workers a cluster may grow to that grows with the tasks that wait."""
+        adaptive = getattr(getattr(self.client, "cluster", None), "_adaptive", None)
+        return int(min(getattr(adaptive, "maximum", None) or 0, _MOST_WAITING))
+
     def _submit(self, task: PartitionTask, running: dict[Any, PartitionTask], completed: Any) -> None:
         future = self.client.submit(
-            run_partition,
-            task,
-            key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}",
+            run_task,
+            self._versions,
+            pickle.dumps(task),
+            key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}-{self._n_refusals}",
             pure=False,
         )
         running[future] = task
@@ -86,6 +105,10 @@ class OnCluster:
     def _handle(
         self, task: PartitionTask, error: BaseException, running: dict[Any, PartitionTask], completed: Any
     ) -> None:
+        if isinstance(error, UnfitWorkerError) and error.worker:
+            self._dismiss(error)
+            self._submit(task, running, completed)
+            return
         if isinstance(error, StabdaskError):
             raise error
         if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
@@ -93,27 +116,48 @@ class OnCluster:
             return
         self.failures[task.partition] = f"{type(error).__name__}: {error}"
 
+    def _dismiss(self, error: UnfitWorkerError) -> None:
+        """Send a worker away that refused a partition, which is another worker's then; not if no other is left."""
+        self._n_refusals += 1
+        self._refusers.add(error.worker)
+        there = self.client.nthreads()
+        if len(self._refusers) > _MOST_REFUSERS or not there.keys() - {error.worker}:
+            raise error
+        if error.worker in there:
+            if self._say is not None:
+                self._say(f"dismissed    {error}")
+            self.client.retire_workers([error.worker], close_workers=True)
+
 
 @contextmanager
 def open_executor(
-    client: Client | None, plan: Plan | None, show: Any, dashboard: bool
+    client: Client | None, plan: Plan | None, show: Any, dashboard: bool, store: Path, inputs: list[str]
 ) -> Iterator[Here | OnCluster]:
-    """Give what computes partitions: the caller's cluster, one on this host, or this process."""
+    """Give what computes partitions: the caller's cluster, one on this host, or this process.
+
+    Raises
+    ------
+    UnfitWorkerError
+        If workers of the caller's cluster have other versions than this process, or do not see `store` or `inputs`.
+    """
     if client is None and plan is not None and plan.n_workers == 0:
         yield Here()
         return
     if client is not None and client.asynchronous:
         raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
     say = show.message if isinstance(show, ProgressWriter) else None
-    if client is None:
-        assert plan is not None
-        limit = None if plan.memory_bytes is None else plan.worker_limit_bytes
-        how: Any = {"n_workers": plan.n_workers, "memory_limit": limit, "dashboard": dashboard}
-        context: Any = gpu_client(**how, say=say) if plan.n_gpus else local_client(**how)
-    else:
-        context = nullcontext(client)
+    if client is not None:
+        await_worker(client, say)
+        check_versions(client)
+        check_paths(client, receipt_folder(store), inputs)
+        yield OnCluster(client, say)
+        return
+    assert plan is not None
+    limit = None if plan.memory_bytes is None else plan.worker_limit_bytes
+    how: Any = {"n_workers": plan.n_workers, "memory_limit": limit, "dashboard": dashboard}
+    context: Any = gpu_client(**how, say=say) if plan.n_gpus else local_client(**how)
     with context as active:
-        url = dashboard_url(active)
-        if say is not None and url:
-            say(f"dashboard    {url}")
-        yield OnCluster(active)
+        text = dashboard_text(active)
+        if say is not None and text:
+            say(f"dashboard    {text}")
+        yield OnCluster(active, say)

@@ -28,6 +28,7 @@ __all__ = [
     "is_locked",
     "make_receipt_folder",
     "read_receipts",
+    "receipt_folder",
     "store_lock",
     "sweep_leftovers",
     "total_status",
@@ -121,6 +122,11 @@ def make_receipt_folder(store: Path) -> None:
     folder.mkdir()
     document = {"attributes": {}, "node_type": "group", "zarr_format": 3}
     (folder / "zarr.json").write_text(json.dumps(document))
+
+
+def receipt_folder(store: Path) -> Path:
+    """Return the folder of receipts of a store, where temporary files of any run are swept."""
+    return store / _FOLDER
 
 
 def _path(store: Path, partition: int) -> Path:

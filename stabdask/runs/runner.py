@@ -103,6 +103,8 @@ def run(
         If another run is writing to it.
     RunFailedError
         If partitions failed; what was finished is kept.
+    UnfitWorkerError
+        If workers of the client have other versions than this process, or do not see store and atlas.
     BackendUnavailableError
         If the backend or, with `gpu`, what it takes to use a GPU is missing; nothing has been written.
     """
@@ -163,12 +165,11 @@ def run_job(
         n_new = 0
         if todo:
             tally = _Tally(receipts, spec.n_cells, begin, show)
-            with open_executor(client, plan, show, dashboard) as executor:
-                n_workers = executor.n_workers
+            with open_executor(client, plan, show, dashboard, path, _input_paths(job)) as executor:
                 tally.start()
                 for receipt in executor.map(_tasks(job, path, todo)):
                     tally.add(receipt)
-                failures = executor.failures
+                failures, n_workers = executor.failures, executor.n_workers
             n_new = tally.n_new
             if sweeps:  # what a worker left behind that was killed in the middle of a file
                 sweep_leftovers(path)
@@ -254,6 +255,12 @@ def _match(path: Path, job: Job) -> None:
             f"{path} belongs to another run: {'; '.join(shown[:6])}{more}. Nothing was changed: choose another "
             "store, or repeat the run it belongs to"
         )
+
+
+def _input_paths(job: Job) -> list[str]:
+    """Return the files of the atlas that workers read, where it is in files."""
+    paths = [str(source.get("path", "")) for source in job.spec.cells["sources"]]
+    return [path for path in paths if path and "://" not in path]
 
 
 def _tasks(job: Job, path: Path, todo: list[int]) -> Iterator[PartitionTask]:
