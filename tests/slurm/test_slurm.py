@@ -148,6 +148,23 @@ def test_array_jobs(slurm: dict[str, str], atlas: Path, ordinary: Path, tmp_path
     assert files_of(store) == files_of(ordinary)
 
 
+def test_array_jobs_on_gpus_get_one_each(slurm: dict[str, str], atlas: Path, tmp_path: Path) -> None:
+    """The GPU is a stand-in, which init finds out: tasks do not run, and finalize says that there is nothing."""
+    how = {"STORE": tmp_path / "out.zarr", "TASKS": 2, "MEMORY_PER_CPU": 1000}
+    numbers = submit(
+        slurm, tmp_path, ["bash", SCRIPTS / "array_gpu.sh", *arguments(atlas)[:-2]], **how
+    ).split()
+    show = ["scontrol", "show", "job", numbers[3]]
+    shown = subprocess.run(show, env=slurm, capture_output=True, text=True, check=True).stdout
+    assert "gres:gpu:1" in shown
+    assert "--gpu" in (SCRIPTS / "array.sh").read_text()
+    wait_for(slurm, "the array", 60)
+    logs = {path.name.split("-")[0]: path.read_text() for path in (tmp_path / "stabdask-logs").iterdir()}
+    assert set(logs) == {"init", "finalize"}
+    assert "no GPU can be used here" in logs["init"]
+    assert "no store at" in logs["finalize"]
+
+
 def test_workers_as_jobs(slurm: dict[str, str], atlas: Path, ordinary: Path, tmp_path: Path) -> None:
     store, home = tmp_path / "out.zarr", tmp_path / "home"
     home.mkdir()
@@ -180,27 +197,21 @@ def test_workers_as_jobs(slurm: dict[str, str], atlas: Path, ordinary: Path, tmp
 def test_from_python_with_more_and_fewer_jobs(
     slurm: dict[str, str], atlas: Path, ordinary: Path, tmp_path: Path
 ) -> None:
-    script = (
-        (SCRIPTS / "dask_jobqueue.py")
-        .read_text()
-        .replace("workers=workers", "adaptive=(0, workers), interface='lo'")
-    )
-    (tmp_path / "script.py").write_text(script.replace("client=client", f"client=client, **{_OPTIONS}"))
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text((SCRIPTS / "cluster.yaml").read_text() + "\ninterface: lo\n")
+    options = {"partition_cells": PARTITION_CELLS, "quantities": ["default", "drivers"], "backend": "lapack"}
     variables = {
         "ATLAS": atlas / "cells.h5ad", "FIELD": atlas / "field.zarr", "LAYER": "M_t", "CLUSTER_KEY": "cell_type",
-        "STORE": tmp_path / "out.zarr", "WORKERS": 2,
+        "STORE": tmp_path / "out.zarr", "CLUSTER": cluster, "ADAPTIVE": "0:2", "OPTIONS": json.dumps(options),
     }  # fmt: skip
     begin = time.monotonic()
-    said = submit(slurm, tmp_path, [sys.executable, "script.py"], **variables)
+    said = submit(slurm, tmp_path, [sys.executable, SCRIPTS / "run_on_slurm.py"], **variables)
     print(f"\n{said}adaptive, zero to two jobs: {time.monotonic() - begin:.1f} s")
     assert "(complete)" in said
     wait_for(slurm, "the end of workers", 30)
     # The command line records its arguments in the attributes of the group, Python none.
     found, expected = (files_of(path) for path in (tmp_path / "out.zarr", ordinary))
     assert {name for name in found if found[name] != expected.get(name)} == {"zarr.json"}
-
-
-_OPTIONS = {"partition_cells": PARTITION_CELLS, "quantities": ["default", "drivers"], "backend": "lapack"}
 
 
 def test_what_slurm_does_not_take_is_said_at_once(
@@ -218,3 +229,31 @@ def test_what_slurm_does_not_take_is_said_at_once(
         pass
     assert not list(tmp_path.rglob("*.pem"))
     assert os.environ["SLURM_CONF"]
+
+
+def test_workers_end_before_their_time_is_up(
+    slurm: dict[str, str], atlas: Path, ordinary: Path, tmp_path: Path
+) -> None:
+    """One worker at a time with the shortest limit there is: it ends itself, and another job goes on."""
+    store = tmp_path / "out.zarr"
+    command = [
+        STABDASK,
+        "run",
+        *arguments(atlas),
+        "--store",
+        store,
+        "--cluster",
+        "slurm",
+        "--jobs",
+        1,
+        "--interface",
+        "lo",
+    ]
+    begin = time.monotonic()
+    said = submit(slurm, tmp_path, [*command, "--walltime", "00:02:00", "--worker-memory", "2GB"])
+    seconds = time.monotonic() - begin
+    logs = sorted((tmp_path / "stabdask-logs").glob("*.err"))
+    print(f"\n{said}one worker at a time, two minutes each: {len(logs)} jobs in {seconds:.1f} s")
+    assert files_of(store) == files_of(ordinary)
+    assert len(logs) >= 2 or seconds < 100
+    assert not any("DUE TO TIME LIMIT" in log.read_text() for log in logs)
