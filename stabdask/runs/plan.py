@@ -196,9 +196,11 @@ def plan_job(
     workers: int | None = None,
     n_gpus: int = 0,
     timed: bool = False,
+    most_workers: int | None = None,
 ) -> Plan:
     """Work out what a checked job would take; see `plan`.
 
+    No more than `most_workers` are planned unless more are asked for: a call that computes some partitions only.
     Without `timed` no cell is solved, so that this process leaves GPUs alone; the seconds are NaN then.
     """
     if workers is not None and workers < 0:
@@ -213,7 +215,8 @@ def plan_job(
     annotations = sum(annotation.values.nbytes for annotation in job.annotations)
     client = _CLIENT_BYTES + 200 * spec.n_cells + 3 * annotations
     least_workers = max(1, workers or 1)
-    wanted = min(n_gpus or cpu_count(), spec.n_partitions) if workers is None else workers
+    useful = spec.n_partitions if most_workers is None else max(1, min(most_workers, spec.n_partitions))
+    wanted = min(n_gpus or cpu_count(), useful) if workers is None else workers
     if budget is not None:
         affordable = (budget - client) // per_worker
         if affordable < least_workers:

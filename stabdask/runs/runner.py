@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from stabdask.runs.plan import gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
 from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers
 from stabdask.runs.run_report import RunReport, make_report
+from stabdask.runs.shares import Partitions, chosen_partitions
 from stabdask.runs.sizing import block_bytes
 from stabdask.runs.store import create_store, read_spec, writable
 from stabdask.sizes import format_bytes
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from stabdask.fields.base import Field
 
-__all__ = ["finished_partitions", "run", "run_job"]
+__all__ = ["finished_partitions", "make_or_match", "run", "run_job", "with_recorded_backend"]
 
 
 def run(
@@ -38,11 +40,13 @@ def run(
     memory: int | str | None = None,
     workers: int | None = None,
     gpu: bool = False,
-    partitions: Sequence[int] | None = None,
+    partitions: Partitions = None,
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
+    lock: bool = True,
     missing_cluster: str = "error",
     partition_cells: int | None = None,
+    request: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> RunReport:
     """Compute the stability of every cell into a durable store.
@@ -68,13 +72,20 @@ def run(
         One worker per GPU of this host (only without `client`); implies backend ``"cuda"``, or ``"krylov:cuda"`` for
         leading modes of large cores, if none is named.
     partitions
-        Compute only these partitions, in this order.
+        Compute only these partitions, in this order, or those of a `stabdask.Share`. Several such calls may write to
+        one store at the same time, on any hosts; `stabdask.finalize` then says whether all is there.
     progress
         True for a bar on stderr, or a function called with a `Progress`.
     dashboard
         Whether to serve Dask's dashboard on loopback (only without `client`).
+    lock
+        Keep other runs from writing to the store. False is for file systems without locks, where you make sure
+        that nothing else does; leftovers of killed writers are not swept then.
     missing_cluster, partition_cells
         See `stabdask.runs.job.prepare`.
+    request
+        JSON-ready values recorded in the attributes of a store that is made: how the command line finds its input
+        again.
     **options
         See `stabdask.stability`.
 
@@ -93,11 +104,13 @@ def run(
         If another run is writing to it.
     RunFailedError
         If partitions failed; what was finished is kept.
+    UnfitWorkerError
+        If workers of the client have other versions than this process, or do not see store and atlas.
     BackendUnavailableError
         If the backend or, with `gpu`, what it takes to use a GPU is missing; nothing has been written.
     """
     n_gpus, options = gpu_request(options, gpu=gpu, workers=workers, client=client)
-    options = _with_recorded_backend(options, Path(store))
+    options = with_recorded_backend(options, Path(store))
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     return run_job(
         job,
@@ -109,6 +122,8 @@ def run(
         partitions=partitions,
         progress=progress,
         dashboard=dashboard,
+        lock=lock,
+        request=request,
     )
 
 
@@ -120,42 +135,49 @@ def run_job(
     memory: int | str | None = None,
     workers: int | None = None,
     n_gpus: int = 0,
-    partitions: Sequence[int] | None = None,
+    partitions: Partitions = None,
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
+    lock: bool = True,
+    request: Mapping[str, Any] | None = None,
 ) -> RunReport:
     """Run a checked job, on the first `n_gpus` GPUs of this host if there are any; see `run`."""
     begin = time.monotonic()
     path = Path(store)
     spec = job.spec
-    order = _order(partitions, spec.n_partitions)
+    order = chosen_partitions(partitions, spec.n_partitions)
+    shared = partitions is not None
     if client is not None and (memory is not None or workers is not None):
         raise UsageError(
             "memory and workers are those of the client's cluster; expected neither beside client"
         )
-    plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus) if client is None else None
-    _make_or_match(path, job)
+    plan = None
+    if client is None:
+        plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus, most_workers=len(order))
+    make_or_match(path, job, request)
     show = ProgressWriter() if progress is True else (progress or None)
-    with store_lock(path):
-        sweep_leftovers(path)
+    with store_lock(path, shared=shared) if lock else nullcontext():
+        sweeps = lock and not shared
+        if sweeps:
+            sweep_leftovers(path)
         receipts = read_receipts(path, spec.fingerprint)
         todo = [number for number in order if number not in receipts]
         n_workers = 0
         n_new = 0
         if todo:
             tally = _Tally(receipts, spec.n_cells, begin, show)
-            with open_executor(client, plan, show, dashboard) as executor:
-                n_workers = executor.n_workers
+            with open_executor(client, plan, show, dashboard, path, _input_paths(job)) as executor:
                 tally.start()
                 for receipt in executor.map(_tasks(job, path, todo)):
                     tally.add(receipt)
-                failures = executor.failures
+                failures, n_workers = executor.failures, executor.n_workers
             n_new = tally.n_new
-            # What a worker left behind that was killed in the middle of a file.
-            sweep_leftovers(path)
+            if sweeps:  # what a worker left behind that was killed in the middle of a file
+                sweep_leftovers(path)
             if failures:
                 raise _failed(failures, path)
-    return make_report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin)
+    seconds = time.monotonic() - begin
+    return make_report(path, spec, receipts, len(todo), n_workers, n_new, seconds, locked=lock)
 
 
 def finished_partitions(
@@ -180,7 +202,7 @@ def finished_partitions(
     """
     path = Path(store)
     _, options = gpu_request(options, gpu=gpu, workers=workers)
-    options = _with_recorded_backend(options, path)
+    options = with_recorded_backend(options, path)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     if not path.exists():
         writable(path.parent)
@@ -189,7 +211,7 @@ def finished_partitions(
     return len(read_receipts(path, job.spec.fingerprint))
 
 
-def _with_recorded_backend(options: dict[str, Any], path: Path) -> dict[str, Any]:
+def with_recorded_backend(options: dict[str, Any], path: Path) -> dict[str, Any]:
     """Let a run that is resumed use the backend it began with, whatever this machine would choose today."""
     if options.get("backend", "auto") != "auto" or not path.exists():
         return options
@@ -199,22 +221,12 @@ def _with_recorded_backend(options: dict[str, Any], path: Path) -> dict[str, Any
         return options  # what is wrong with the store is said where it is opened
 
 
-def _order(partitions: Sequence[int] | None, n_partitions: int) -> list[int]:
-    if partitions is None:
-        return list(range(n_partitions))
-    order = list(dict.fromkeys(int(number) for number in partitions))
-    wrong = [number for number in order if not 0 <= number < n_partitions]
-    if wrong:
-        raise UsageError(f"partition {wrong[0]} does not exist; expected 0 to {n_partitions - 1}")
-    return order
-
-
-def _make_or_match(path: Path, job: Job) -> None:
+def make_or_match(path: Path, job: Job, request: Mapping[str, Any] | None = None) -> None:
     """Make the store if there is none; refuse one that belongs to another run."""
     if not path.exists():
         writable(path.parent)
         _refuse_without_room(path, job)
-        create_store(path, job)
+        create_store(path, job, request)
     _match(path, job)
 
 
@@ -244,6 +256,12 @@ def _match(path: Path, job: Job) -> None:
             f"{path} belongs to another run: {'; '.join(shown[:6])}{more}. Nothing was changed: choose another "
             "store, or repeat the run it belongs to"
         )
+
+
+def _input_paths(job: Job) -> list[str]:
+    """Return the files of the atlas that workers read, where it is in files."""
+    paths = [str(source.get("path", "")) for source in job.spec.cells["sources"]]
+    return [path for path in paths if path and "://" not in path]
 
 
 def _tasks(job: Job, path: Path, todo: list[int]) -> Iterator[PartitionTask]:

@@ -45,6 +45,7 @@ __all__ = [
     "is_store",
     "open_store_field",
     "package_versions",
+    "read_request",
     "read_spec",
     "region",
     "variable_dtypes",
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 _FORMAT = "stabdask_format"
+_REQUEST = "request"
 _SUMS_CHUNK_BYTES = 64 * 2**20
 _WRITERS = 3
 """Arrays of a partition written at a time: most are small, and wait for Zarr's threads and for the disk."""
@@ -106,6 +108,12 @@ def read_spec(path: str | Path) -> RunSpec:
     return spec
 
 
+def read_request(path: str | Path) -> dict[str, Any] | None:
+    """Return what the command line that made a store was asked for; None if it was made from Python."""
+    found = _attributes(Path(path)).get(_REQUEST)
+    return found if isinstance(found, dict) else None
+
+
 def _attributes(path: Path) -> dict[str, Any]:
     try:
         document = json.loads((path / "zarr.json").read_text())
@@ -120,8 +128,10 @@ def variable_dtypes(spec: RunSpec) -> dict[str, np.dtype[Any]]:
     return {name: VARIABLES[name].dtype(spec.options.dtype) for name in spec.options.variables()}
 
 
-def create_store(path: Path, job: Job) -> None:
+def create_store(path: Path, job: Job, request: Mapping[str, Any] | None = None) -> None:
     """Make an empty store with all metadata, coordinates and the field; it appears whole or not at all.
+
+    `request` is what the command line was asked for, recorded so that it need not be told again.
 
     Raises
     ------
@@ -139,14 +149,15 @@ def create_store(path: Path, job: Job) -> None:
             job.field.save(folder / "field")
             make_receipt_folder(folder)
             # Attributes last: what makes the folder a store is there only when the rest is.
-            group.attrs.update(
-                {
-                    _FORMAT: FORMAT_VERSION,
-                    "fingerprint": spec.fingerprint,
-                    "versions": package_versions(),
-                    "run": spec.to_dict(),
-                }
-            )
+            attributes: dict[str, Any] = {
+                _FORMAT: FORMAT_VERSION,
+                "fingerprint": spec.fingerprint,
+                "versions": package_versions(),
+                "run": spec.to_dict(),
+            }
+            if request is not None:
+                attributes[_REQUEST] = dict(request)
+            group.attrs.update(attributes)
     except StoreMismatchError:
         if not is_store(path):
             raise
@@ -265,12 +276,17 @@ def region(spec: RunSpec, name: str, partition: int) -> slice:
 
 
 def _fsync_chunks(folder: Path, chunk_rows: int, rows: slice) -> None:
-    """Force the chunk files of some rows to disk (default keys: c/<chunk of rows>/...)."""
+    """Force the chunk files of some rows to disk (default keys: c/<chunk of rows>/...).
+
+    Temporary files are another writer's, which computes the same partition and may rename them any moment.
+    """
     parents = set()
     for number in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
         place = folder / "c" / str(number)
         files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
         for file in files:
+            if file.suffix == ".partial":
+                continue
             fsync_file(file)
             parents.add(file.parent)
     for parent in parents:
