@@ -31,6 +31,7 @@ MEMORY_PER_CPU=${MEMORY_PER_CPU:-3000}
 GRES=${GRES:-}
 STABDASK=${STABDASK:-stabdask}
 LOGS=${LOGS:-stabdask-logs}
+# shellcheck source=/dev/null
 [ -z "${SETUP:-}" ] || . "$SETUP"
 
 on_gpu=()

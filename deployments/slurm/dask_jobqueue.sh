@@ -16,6 +16,7 @@
 set -euo pipefail
 
 : "${STORE:?set STORE to where the results go}"
+# shellcheck source=/dev/null
 [ -z "${SETUP:-}" ] || . "$SETUP"
 if [ -n "${ADAPTIVE:-}" ]; then size=(--adaptive "$ADAPTIVE"); else size=(--workers "${WORKERS:-4}"); fi
 
