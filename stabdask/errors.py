@@ -25,6 +25,8 @@ __all__ = [
     "StabdaskWarning",
     "StoreLockedError",
     "StoreMismatchError",
+    "UnreachableInputError",
+    "UnreachableOutputError",
     "UsageError",
     "near_misses",
 ]
@@ -73,8 +75,19 @@ class NotPositiveDefiniteError(InputError, ArithmeticError):
     """A matrix that is no covariance matrix with an inverse; the message says its smallest eigenvalue."""
 
 
+class UnreachableInputError(InputError, ConnectionError):
+    """A bucket that could not be read from though it was asked again and again; later it may answer."""
+
+    # As for MissingFileError.
+    __new__ = ConnectionError.__new__  # type: ignore[assignment]
+
+
 class OutputError(StabdaskError, OSError):
     """The output location cannot be written."""
+
+
+class UnreachableOutputError(OutputError, ConnectionError):
+    """A bucket that could not be written to though it was asked again and again; later it may answer."""
 
 
 class StoreMismatchError(StabdaskError, FileExistsError):
@@ -96,7 +109,7 @@ class StoreLockedError(StabdaskError, BlockingIOError):
 
 
 class BackendUnavailableError(StabdaskError, RuntimeError):
-    """A requested eigensolver backend that this machine does not have."""
+    """A requested eigensolver backend, or a library that a request needs, that this machine does not have."""
 
     exit_code = 2
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.files import existing_path, open_group
+from stabdask.files import Place, existing_place, local_path, open_group, place_of
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -24,16 +23,16 @@ Columns = npt.NDArray[np.intp] | None
 _SCAN_ENTRIES = 2**22
 
 
-def csr_blocks(path: Path, key: str, rows: int, columns: Columns) -> da.Array:
+def csr_blocks(place: Place, key: str, rows: int, columns: Columns) -> da.Array:
     """Return a CSR matrix on disk as dense blocks of `rows` rows."""
     from anndata.experimental import read_elem_lazy
 
-    if path.is_dir():
-        lazy = read_elem_lazy(open_group(path)[key], chunks=(rows, -1))
+    if place.is_folder():
+        lazy = read_elem_lazy(open_group(place)[key], chunks=(rows, -1))
     else:
         import h5py
 
-        with h5py.File(path, "r") as root:
+        with h5py.File(place.origin, "r") as root:
             lazy = read_elem_lazy(root[key], chunks=(rows, -1))
     return _dense(lazy, columns)
 
@@ -58,7 +57,7 @@ def memory_blocks(matrix: Any, rows: int, columns: Columns) -> da.Array:
 
 def read_blocks(
     read: Callable[..., npt.NDArray[Any]],
-    path: Path,
+    place: Place,
     key: str,
     shape: tuple[int, int],
     dtype: np.dtype[Any],
@@ -68,7 +67,7 @@ def read_blocks(
     """Return a matrix on disk as blocks that `read` reads, such as `read_dense` or `scan_csc`."""
     out = _float_dtype(dtype)
     return _row_tasks(
-        shape, rows, columns, out, lambda start, stop: (read, str(path), key, start, stop, columns, out)
+        shape, rows, columns, out, lambda start, stop: (read, str(place), key, start, stop, columns, out)
     )
 
 
@@ -110,10 +109,11 @@ def opened_file(path: str) -> Iterator[Any]:
     """Give the root group of an h5ad file or a zarr AnnData."""
     import h5py
 
-    if Path(path).is_dir():
-        yield open_group(path)
+    place = place_of(path)
+    if place.is_folder():
+        yield open_group(place)
         return
-    with h5py.File(existing_path(path, "atlas"), "r") as root:
+    with h5py.File(local_path(existing_place(place, "atlas").origin, "an h5ad file"), "r") as root:
         yield root
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import MissingKeyError, UsageError, near_misses
+from stabdask.files import location
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,10 +32,13 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> Any:
     """Add what says which cells and which field; return the group of these arguments."""
     data = parser.add_argument_group("input")
     data.add_argument(
-        "atlas", nargs="+", type=Path, help="h5ad or zarr AnnData; several are read as one atlas"
+        "atlas",
+        nargs="+",
+        type=location,
+        help="h5ad, or zarr AnnData on disk or at s3://bucket/name; several are read as one atlas",
     )
     data.add_argument(
-        "--field", required=True, type=Path, metavar="MODEL", help="fitted field: .h5sch, .h5ad or .zarr"
+        "--field", required=True, type=location, metavar="MODEL", help="fitted field: .h5sch, .h5ad or .zarr"
     )
     place = data.add_mutually_exclusive_group()
     place.add_argument("--layer", help="layer with the expression (X if not given)")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.cli.arguments import add_job_arguments, job_inputs, job_options
 from stabdask.cli.common import add_json, print_json
 from stabdask.errors import UsageError
+from stabdask.files import location
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,7 +35,13 @@ def add_commands(commands: Any) -> None:
         "resumes, or says that all is done.",
     )
     add_job_arguments(run)
-    run.add_argument("--store", required=True, type=Path, help="where to write the results, e.g. out.zarr")
+    run.add_argument(
+        "--store",
+        required=True,
+        type=location,
+        metavar="STORE",
+        help="where to write the results, e.g. out.zarr or s3://bucket/out.zarr",
+    )
     run.add_argument(
         "--allow-failed",
         type=float,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from stabdask.cli.arguments import parse_genes
 from stabdask.cli.common import add_json, figure, format_table, print_json
 from stabdask.errors import InputError, MissingKeyError, OutputError, UsageError, near_misses
+from stabdask.files import location
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def add_commands(commands: Any) -> None:
 def _add_fit(parts: Any) -> None:
     fit = parts.add_parser("fit", help="from the cells of an atlas, or from a covariance matrix")
     fit.add_argument(
-        "atlas", nargs="*", type=Path, help="h5ad or zarr AnnData; several are read as one atlas"
+        "atlas", nargs="*", type=location, help="h5ad or zarr AnnData; several are read as one atlas"
     )
     fit.add_argument("--layer", help="layer with the expression (X if not given)")
     fit.add_argument("--cluster-key", help="column of obs with cluster labels")

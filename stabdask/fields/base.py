@@ -152,7 +152,7 @@ class Field(ABC):
         CuPy too, and then compute where it is.
         """
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path | str:
         """Write the field as a Zarr group that workers open by path.
 
         Raises

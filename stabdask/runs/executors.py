@@ -86,7 +86,8 @@ class OnCluster:
     def _handle(
         self, task: PartitionTask, error: BaseException, running: dict[Any, PartitionTask], completed: Any
     ) -> None:
-        if isinstance(error, StabdaskError):
+        # What does not get better by itself; a bucket that did not answer one worker may answer another.
+        if isinstance(error, StabdaskError) and not isinstance(error, ConnectionError):
             raise error
         if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
             self._submit(replace(task, attempt=task.attempt + 1), running, completed)

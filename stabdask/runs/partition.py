@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.fields.storage import open_field_cached
+from stabdask.files import Place
 from stabdask.kernels.eig import kernel_name
 from stabdask.kernels.machine import machine_text
 from stabdask.runs.block import BlockTimes, compute_block
@@ -73,7 +74,7 @@ class PartitionTask:
     names: npt.NDArray[Any]
 
 
-def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> PartitionTask:
+def make_task(job: Job, store: str | Path | Place, partition: int, *, attempt: int = 1) -> PartitionTask:
     """Return the task of one partition."""
     import cloudpickle
     from dask.base import optimize

@@ -9,16 +9,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stabdask.errors import DamagedStoreError, StoreLockedError
-from stabdask.files import write_atomically
+from stabdask.errors import DamagedStoreError, StabdaskError, StoreLockedError
+from stabdask.files import Place, place_of, write_atomically
 from stabdask.schema import count_failed
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _FOLDER = "receipts"
+_RECEIPT = re.compile(r"[0-9].*\.json")
 
 
 @dataclass(frozen=True)
@@ -118,16 +120,12 @@ def make_receipt_folder(store: Path) -> None:
     (folder / "zarr.json").write_text(json.dumps(document))
 
 
-def _path(store: Path, partition: int) -> Path:
-    return store / _FOLDER / f"{partition:08d}.json"
-
-
-def write_receipt(store: str | Path, receipt: Receipt) -> None:
+def write_receipt(store: str | Path | Place, receipt: Receipt) -> None:
     """Write a receipt atomically; the last step of a partition."""
-    write_atomically(_path(Path(store), receipt.partition), receipt.to_json())
+    write_atomically(place_of(store) / _FOLDER / f"{receipt.partition:08d}.json", receipt.to_json())
 
 
-def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
+def read_receipts(store: str | Path | Place, fingerprint: str) -> dict[int, Receipt]:
     """Return the receipts of a run by partition.
 
     Raises
@@ -136,9 +134,15 @@ def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
         If a receipt cannot be read or belongs to another run.
     """
     receipts = {}
-    for path in sorted((Path(store) / _FOLDER).glob("[0-9]*.json")):
+    folder = place_of(store) / _FOLDER
+    names = [name for name in folder.names() if _RECEIPT.fullmatch(name)]
+    documents = folder.read_many(names)
+    for name in names:
+        path = folder / name
         try:
-            receipt = Receipt.from_json(path.read_bytes())
+            receipt = Receipt.from_json(next(documents))
+        except StabdaskError:
+            raise
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DamagedStoreError(
                 f"receipt {path} cannot be read ({error}); delete it to recompute it"
@@ -151,11 +155,17 @@ def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
     return receipts
 
 
-def sweep_leftovers(store: str | Path) -> int:
-    """Delete temporary files that killed writers left; only while holding the lock. Return how many."""
+def sweep_leftovers(store: str | Path | Place) -> int:
+    """Delete temporary files that killed writers left; only while holding the lock. Return how many.
+
+    In a bucket there are none: an object that is not written whole is not there.
+    """
     n = 0
+    root = place_of(store).local
+    if root is None:
+        return n
     for pattern in ("**/*.partial", f"{_FOLDER}/.*.tmp"):
-        for path in Path(store).glob(pattern):
+        for path in root.glob(pattern):
             path.unlink(missing_ok=True)
             n += 1
     return n
@@ -170,15 +180,25 @@ def total_status(receipts: dict[int, Receipt]) -> dict[int, int]:
 
 
 @contextmanager
-def store_lock(store: str | Path) -> Iterator[None]:
-    """Hold the lock of a store for one run at a time; it goes with the process that holds it.
+def store_lock(store: str | Path | Place) -> Iterator[Callable[[], None]]:
+    """Hold the lock of a store for one run at a time, and give a check that raises once it is lost.
+
+    It goes with the process that holds it: on a disk at once (flock), in a bucket after a while (see
+    `stabdask.files.leases`), where it can also be lost.
 
     Raises
     ------
     StoreLockedError
         If another run holds it.
     """
-    path = Path(store) / _FOLDER / "lock"
+    place = place_of(store) / _FOLDER / "lock"
+    if place.local is None:
+        from stabdask.files.leases import held
+
+        with held(place, f"writing to {store}") as check:
+            yield check
+        return
+    path = place.local
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -190,15 +210,24 @@ def store_lock(store: str | Path) -> Iterator[None]:
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
+        yield _keep
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
 
-def is_locked(store: str | Path) -> bool:
+def _keep() -> None:
+    """Do nothing: flock is not lost."""
+
+
+def is_locked(store: str | Path | Place) -> bool:
     """Return whether a run is writing to the store now."""
-    path = Path(store) / _FOLDER / "lock"
+    place = place_of(store) / _FOLDER / "lock"
+    if place.local is None:
+        from stabdask.files.leases import is_held
+
+        return is_held(place)
+    path = place.local
     if not path.exists():
         return False
     descriptor = os.open(path, os.O_RDONLY)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMismatchError, UsageError
+from stabdask.files import Place, place_of
 from stabdask.runs.executors import open_executor
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.partition import PartitionTask, make_task
@@ -17,7 +17,7 @@ from stabdask.runs.progress import Progress, ProgressWriter
 from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers
 from stabdask.runs.run_report import RunReport, make_report
 from stabdask.runs.sizing import block_bytes
-from stabdask.runs.store import create_store, read_spec, writable
+from stabdask.runs.store import create_store, read_spec
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -96,7 +96,7 @@ def run(
         If the backend or, with `gpu`, what it takes to use a GPU is missing; nothing has been written.
     """
     n_gpus, options = gpu_request(options, gpu=gpu, workers=workers, client=client)
-    options = _with_recorded_backend(options, Path(store))
+    options = _with_recorded_backend(options, place_of(store))
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     return run_job(
         job,
@@ -125,7 +125,7 @@ def run_job(
 ) -> RunReport:
     """Run a checked job, on the first `n_gpus` GPUs of this host if there are any; see `run`."""
     begin = time.monotonic()
-    path = Path(store)
+    path = place_of(store)
     spec = job.spec
     order = _order(partitions, spec.n_partitions)
     if client is not None and (memory is not None or workers is not None):
@@ -135,7 +135,7 @@ def run_job(
     plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus) if client is None else None
     _make_or_match(path, job)
     show = ProgressWriter() if progress is True else (progress or None)
-    with store_lock(path):
+    with store_lock(path) as check_lock:
         sweep_leftovers(path)
         receipts = read_receipts(path, spec.fingerprint)
         todo = [number for number in order if number not in receipts]
@@ -148,6 +148,7 @@ def run_job(
                 tally.start()
                 for receipt in executor.map(_tasks(job, path, todo)):
                     tally.add(receipt)
+                    check_lock()
                 failures = executor.failures
             n_new = tally.n_new
             # What a worker left behind that was killed in the middle of a file.
@@ -177,18 +178,18 @@ def finished_partitions(
     OutputError
         If there is none, and it could not be made there.
     """
-    path = Path(store)
+    path = place_of(store)
     _, options = gpu_request(options, gpu=gpu, workers=workers)
     options = _with_recorded_backend(options, path)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     if not path.exists():
-        writable(path.parent)
+        path.check_writable()
         return None
     _match(path, job)
     return len(read_receipts(path, job.spec.fingerprint))
 
 
-def _with_recorded_backend(options: dict[str, Any], path: Path) -> dict[str, Any]:
+def _with_recorded_backend(options: dict[str, Any], path: Place) -> dict[str, Any]:
     """Let a run that is resumed use the backend it began with, whatever this machine would choose today."""
     if options.get("backend", "auto") != "auto" or not path.exists():
         return options
@@ -208,32 +209,29 @@ def _order(partitions: Sequence[int] | None, n_partitions: int) -> list[int]:
     return order
 
 
-def _make_or_match(path: Path, job: Job) -> None:
+def _make_or_match(path: Place, job: Job) -> None:
     """Make the store if there is none; refuse one that belongs to another run."""
     if not path.exists():
-        writable(path.parent)
+        path.check_writable()
         _refuse_without_room(path, job)
         create_store(path, job)
     _match(path, job)
 
 
-def _refuse_without_room(path: Path, job: Job) -> None:
+def _refuse_without_room(path: Place, job: Job) -> None:
     """Refuse results between chosen genes that the disk cannot hold: they hardly compress, unlike others."""
     needed = sum(block_bytes(job.field, job.spec.options, job.spec.n_cells).values())
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    free = path.free_bytes()
+    if free is not None and needed > free:
         raise OutputError(
             f"what is asked for between {len(job.spec.options.effectors):,} effectors and "
             f"{len(job.spec.options.regulators):,} regulators takes {format_bytes(needed)}, and "
-            f"{format_bytes(free)} are free in {folder}; choose fewer genes, means by cluster (quantity "
+            f"{format_bytes(free)} are free where {path} is to be; choose fewer genes, means by cluster (quantity "
             "'jacobian_mean' or 'response_mean'), or another disk"
         )
 
 
-def _match(path: Path, job: Job) -> None:
+def _match(path: Place, job: Job) -> None:
     """Refuse a store that belongs to another run."""
     there = read_spec(path)
     if there.fingerprint != job.spec.fingerprint:
@@ -245,7 +243,7 @@ def _match(path: Path, job: Job) -> None:
         )
 
 
-def _tasks(job: Job, path: Path, todo: list[int]) -> Iterator[PartitionTask]:
+def _tasks(job: Job, path: Place, todo: list[int]) -> Iterator[PartitionTask]:
     for number in todo:
         yield make_task(job, path, number)
 
@@ -288,7 +286,7 @@ class _Tally:
             )
 
 
-def _failed(failures: dict[int, str], path: Path) -> RunFailedError:
+def _failed(failures: dict[int, str], path: Place) -> RunFailedError:
     number, reason = next(iter(failures.items()))
     hint = (
         "; a worker that is killed again and again has usually run out of memory: give a larger --memory or fewer "
