@@ -71,7 +71,7 @@ def _add_fit(parts: Any) -> None:
 
 def _add_update(parts: Any) -> None:
     update = parts.add_parser("update", help="add pathways, or take them away, without inverting again")
-    update.add_argument("network", type=Path, metavar="NETWORK", help="made by 'network fit'")
+    update.add_argument("network", type=location, metavar="NETWORK", help="made by 'network fit'")
     update.add_argument(
         "--pathways",
         type=Path,
@@ -87,7 +87,7 @@ def _add_update(parts: Any) -> None:
 
 def _add_edges(parts: Any) -> None:
     edges = parts.add_parser("edges", help="the strongest partial correlations, and what the network is like")
-    edges.add_argument("network", type=Path, metavar="NETWORK")
+    edges.add_argument("network", type=location, metavar="NETWORK")
     which = edges.add_mutually_exclusive_group()
     which.add_argument("--threshold", type=float, metavar="RHO", help="edges with |rho| of at least this")
     which.add_argument("--top", type=int, metavar="N", help="the N strongest (20)")
@@ -103,8 +103,8 @@ def _add_edges(parts: Any) -> None:
 
 def _add_compare(parts: Any) -> None:
     compare = parts.add_parser("compare", help="two networks of the same genes: the edges that changed most")
-    compare.add_argument("before", type=Path, metavar="BEFORE")
-    compare.add_argument("after", type=Path, metavar="AFTER")
+    compare.add_argument("before", type=location, metavar="BEFORE")
+    compare.add_argument("after", type=location, metavar="AFTER")
     compare.add_argument("--top", type=int, default=20, metavar="N", help="edges to show (20)")
     _add_strong(compare)
     compare.add_argument("-o", "--output", type=Path, metavar="FILE", help="write these edges to a .csv")
@@ -114,7 +114,7 @@ def _add_compare(parts: Any) -> None:
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="NETWORK", help="where to write it"
+        "-o", "--output", type=location, required=True, metavar="NETWORK", help="where to write it"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a network that is there")
     add_json(parser)

@@ -83,7 +83,8 @@ class BucketPlace(Place):
         names = sorted({str(path).rstrip("/").rpartition("/")[2] for path in there})
         where = f"s3://{self.bucket}/{parent}".rstrip("/")
         hint = near_misses(self.name, names, noun=f"names in {where}")
-        return MissingFileError(f"no {what} at {self}; {hint}")
+        error: StabdaskError = MissingFileError(f"no {what} at {self}; {hint}")
+        return error
 
     def head(self) -> dict[str, Any] | None:
         """Return size, time and ETag of the object of this key; None if there is none."""

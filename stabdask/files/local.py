@@ -41,12 +41,15 @@ def existing_path(path: str | Path, what: str) -> Path:
 def missing_file(path: Path, what: str) -> MissingFileError:
     """Return the error that says that nothing is at `path`."""
     folder = path.parent
-    if not folder.is_dir():
-        message = f"no {what} at {path}: the folder {folder} does not exist"
-        return MissingFileError(message)
-    siblings = sorted(p.name for p in folder.iterdir() if p.suffix == path.suffix and p.name[0] != ".")[:8]
-    there = f"; files of that kind there: {', '.join(siblings)}" if siblings else ""
-    return MissingFileError(f"no {what} at {path}{there}")
+    if folder.is_dir():
+        siblings = sorted(p.name for p in folder.iterdir() if p.suffix == path.suffix and p.name[0] != ".")[
+            :8
+        ]
+        there = f"; files of that kind there: {', '.join(siblings)}" if siblings else ""
+    else:
+        there = f": the folder {folder} does not exist"
+    error: MissingFileError = MissingFileError(f"no {what} at {path}{there}")
+    return error
 
 
 def fsync_file(path: Path) -> None:

@@ -9,7 +9,15 @@ import numpy as np
 
 from stabdask.analysis.network.moments import CoMoments
 from stabdask.errors import DamagedStoreError, InputError, MissingFileError
-from stabdask.files import existing_path, new_directory, open_group, read_names, write_array, write_names
+from stabdask.files import (
+    existing_place,
+    new_directory,
+    open_group,
+    place_of,
+    read_names,
+    write_array,
+    write_names,
+)
 
 __all__ = ["open_moments", "save_moments"]
 
@@ -18,7 +26,7 @@ _VERSION = 1
 _CHUNK_BYTES = 2**24
 
 
-def save_moments(moments: CoMoments, path: str | Path, *, overwrite: bool = False) -> Path:
+def save_moments(moments: CoMoments, path: str | Path, *, overwrite: bool = False) -> Path | str:
     """Write co-moments to a new Zarr group at `path`, which appears whole or not at all.
 
     Raises
@@ -28,8 +36,8 @@ def save_moments(moments: CoMoments, path: str | Path, *, overwrite: bool = Fals
     """
     import zarr
 
-    path = Path(path)
-    with new_directory(path, overwrite=overwrite) as folder:
+    place = place_of(path)
+    with new_directory(place, overwrite=overwrite) as folder:
         group = zarr.open_group(str(folder), mode="w", zarr_format=3)
         group.attrs.update(
             {
@@ -47,7 +55,7 @@ def save_moments(moments: CoMoments, path: str | Path, *, overwrite: bool = Fals
         if moments.third is not None:
             write_array(group, "third", moments.third, ("gene",))
             write_array(group, "fourth", np.asarray([moments.fourth]), ("one",))
-    return path
+    return place.origin
 
 
 def open_moments(path: str | Path) -> CoMoments:
@@ -62,7 +70,7 @@ def open_moments(path: str | Path) -> CoMoments:
     DamagedStoreError
         If what is there differs from what was written.
     """
-    group = open_group(existing_path(path, "saved co-moments"))
+    group = open_group(existing_place(path, "saved co-moments"))
     if group.attrs.get(_KIND) is None:
         raise MissingFileError(f"{path} holds no saved co-moments; make them with CoMoments.save")
     version = group.attrs.get("format_version")

@@ -9,7 +9,15 @@ import numpy as np
 
 from stabdask.analysis.network.cell_changes import Cells
 from stabdask.errors import DamagedStoreError, InputError, MissingFileError
-from stabdask.files import existing_path, new_directory, open_group, read_names, write_array, write_names
+from stabdask.files import (
+    existing_place,
+    new_directory,
+    open_group,
+    place_of,
+    read_names,
+    write_array,
+    write_names,
+)
 
 if TYPE_CHECKING:
     from stabdask.analysis.network.precision import PrecisionMatrix
@@ -21,13 +29,13 @@ _PRECISION = "precision"
 _VERSION = 1
 
 
-def save(precision: PrecisionMatrix, path: str | Path, *, overwrite: bool = False) -> Path:
+def save(precision: PrecisionMatrix, path: str | Path, *, overwrite: bool = False) -> Path | str:
     """Write `precision` to a new Zarr group at `path`; see `PrecisionMatrix.save`."""
     import zarr
 
-    path = Path(path)
+    place = place_of(path)
     pair, cells = precision._pair, precision.cells
-    with new_directory(path, overwrite=overwrite) as folder:
+    with new_directory(place, overwrite=overwrite) as folder:
         group = zarr.open_group(str(folder), mode="w", zarr_format=3)
         attrs: dict[str, Any] = {
             _KIND: _PRECISION,
@@ -46,12 +54,12 @@ def save(precision: PrecisionMatrix, path: str | Path, *, overwrite: bool = Fals
         write_names(group, "gene", precision.genes.tolist(), "gene")
         write_array(group, "sigma", np.ascontiguousarray(precision.sigma), ("gene", "gene_b"))
         write_array(group, "theta", np.ascontiguousarray(precision.theta), ("gene", "gene_b"))
-    return path
+    return place.origin
 
 
 def open_saved(path: str | Path) -> PrecisionMatrix:
     """Open what `save` wrote; see `PrecisionMatrix.open`."""
-    group = open_group(existing_path(path, "saved precision matrix"))
+    group = open_group(existing_place(path, "saved precision matrix"))
     found = group.attrs.get(_KIND)
     if found != _PRECISION:
         there = "" if found is None else f", but {found!r}"
