@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,11 +64,19 @@ def read_blocks(
     dtype: np.dtype[Any],
     rows: int,
     columns: Columns,
+    version: str,
 ) -> da.Array:
-    """Return a matrix on disk as blocks that `read` reads, such as `read_dense` or `scan_csc`."""
+    """Return a stored matrix as blocks that `read` reads, such as `read_dense` or `scan_csc`.
+
+    `version` changes whenever what is in a bucket does.
+    """
     out = _float_dtype(dtype)
     return _row_tasks(
-        shape, rows, columns, out, lambda start, stop: (read, str(place), key, start, stop, columns, out)
+        shape,
+        rows,
+        columns,
+        out,
+        lambda start, stop: (read, str(place), key, start, stop, columns, out, version),
     )
 
 
@@ -93,15 +102,23 @@ def _row_tasks(
 
 
 def read_dense(
-    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
+    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any], version: str
 ) -> npt.NDArray[Any]:
-    """Read rows of a dense matrix on disk.
+    """Read rows of a dense stored matrix.
 
     The file is opened here, not where the task was made: a Zarr array whose folder a worker does not see
     would read as zeros.
     """
+    if place_of(path).local is None:
+        return _take(_bucket_element(path, key, version)[start:stop], columns, dtype)
     with opened_file(path) as root:
         return _take(root[key][start:stop], columns, dtype)
+
+
+@lru_cache(maxsize=4)
+def _bucket_element(path: str, key: str, version: str) -> Any:
+    """Open an element in a bucket once per process: to open it for each block takes more requests than to read it."""
+    return open_group(path)[key]
 
 
 @contextmanager
@@ -118,9 +135,9 @@ def opened_file(path: str) -> Iterator[Any]:
 
 
 def scan_csc(
-    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
+    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any], version: str
 ) -> npt.NDArray[Any]:
-    """Collect rows of a CSC matrix on disk in one pass over it, in bounded memory."""
+    """Collect rows of a stored CSC matrix in one pass over it, in bounded memory."""
     with opened_file(path) as root:
         element = root[key]
         pointers = element["indptr"][...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,8 +148,11 @@ def _from_root(
         if sparse and not scattered:
             return csr_blocks(place, key, rows, columns)
         read = scan_csc if scattered else read_dense
-        return read_blocks(read, place, key, shape, stored_dtype, rows, columns)
+        return read_blocks(read, place, key, shape, stored_dtype, rows, columns, version)
 
+    facts = place.identity(key)
+    text = json.dumps(facts, sort_keys=True)
+    version = "" if place.local is not None else hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     stored_dtype = stored.dtype
     return CellSource(
         name=place.name,
@@ -159,7 +164,7 @@ def _from_root(
         scattered=scattered,
         n_bytes=int(stored.size * stored.dtype.itemsize * (2 if sparse else 1)),
         facts={
-            **place.identity(key),
+            **facts,
             "element": key,
             "cluster_key": cluster_key or "",
         },

@@ -62,12 +62,13 @@ def obstore_module() -> Any:
 
 
 def client(bucket: str) -> Any:
-    """Return the obstore client of a bucket, one per process."""
-    return _client(bucket, _retry_seconds(), os.getpid())
+    """Return the obstore client of a bucket: one in each process, another when the environment changes."""
+    settings = hash(tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))))
+    return _client(bucket, _retry_seconds(), os.getpid(), settings)
 
 
 @lru_cache(maxsize=8)
-def _client(bucket: str, retry_s: float, process: int) -> Any:
+def _client(bucket: str, retry_s: float, process: int, settings: int) -> Any:
     obstore_module()
     from obstore.store import S3Store
 

@@ -34,8 +34,11 @@ EXPIRY_S = 120.0
 
 
 @contextmanager
-def held(place: Place, what: str) -> Iterator[Callable[[], None]]:
+def held(place: Place, what: str, *, shared: bool = False) -> Iterator[Callable[[], None]]:
     """Hold the lease at `place` and give a check that raises once it is lost.
+
+    One who holds it alone creates its object and then looks for sharers; a sharer creates an object of its own beside
+    it and then looks for one who holds it alone. Both write before they look, so that one of them sees the other.
 
     Parameters
     ----------
@@ -43,16 +46,21 @@ def held(place: Place, what: str) -> Iterator[Callable[[], None]]:
         Where the object of the lease is.
     what
         What its holder does, for messages to others: ``"writing to s3://bucket/out.zarr"``.
+    shared
+        Hold it together with others who share it.
 
     Raises
     ------
     StoreLockedError
         If another holds it.
     """
-    lease = _Lease(_in_bucket(place), what)
+    alone = _in_bucket(place)
+    lease = _Lease(_sharers(alone) / uuid.uuid4().hex if shared else alone, what)
     lease.acquire()
     lease.start()
     try:
+        for other in [alone] if shared else _shares(alone):
+            lease.refuse_beside(other, sweep=not shared)
         yield lease.check
         lease.check()
     finally:
@@ -61,10 +69,23 @@ def held(place: Place, what: str) -> Iterator[Callable[[], None]]:
 
 def is_held(place: Place) -> bool:
     """Return whether someone holds the lease at `place`, by the clock of this machine; nothing is written."""
-    found = _read(_in_bucket(place))
-    if found is None or found.is_dead():
-        return False
-    return (datetime.now(UTC) - found.modified).total_seconds() <= EXPIRY_S
+    alone = _in_bucket(place)
+    for found in map(_read, (alone, *_shares(alone))):
+        if found is None or found.is_dead():
+            continue
+        if (datetime.now(UTC) - found.modified).total_seconds() <= EXPIRY_S:
+            return True
+    return False
+
+
+def _sharers(place: BucketPlace) -> BucketPlace:
+    """Return where the objects of those are who share a lease."""
+    return BucketPlace(place.bucket, f"{place.key}s")
+
+
+def _shares(place: BucketPlace) -> list[BucketPlace]:
+    folder = _sharers(place)
+    return [folder / name for name in folder.names()]
 
 
 @dataclass(frozen=True)
@@ -115,14 +136,14 @@ class _Lease:
                 if found.values.get("token") == self._token:
                     e_tag = found.e_tag  # ours: the answer to an earlier try was lost on its way
                 else:
-                    self._refuse_living(found)
+                    self._refuse_living(found, self._place)
                     e_tag = self._place.put(self._document(), mode=found.e_tag)
             if e_tag is not None:
                 self._e_tag, self._alive = e_tag, before
                 return
         raise StoreLockedError(f"the lease {self._place} goes from hand to hand; run the command again")
 
-    def _refuse_living(self, found: _Found) -> None:
+    def _refuse_living(self, found: _Found, place: BucketPlace) -> None:
         if found.is_dead():
             return
         age = (self._now() - found.modified).total_seconds()
@@ -131,16 +152,25 @@ class _Lease:
         raise StoreLockedError(
             f"another run ({found.holder}) is {self._what}; its last sign of life was {max(0.0, age):.0f} s ago. Wait "
             f"for it or stop it, then run the command again; one that died is taken over {EXPIRY_S:.0f} s after its "
-            f"last sign of life, or at once when you delete {self._place}"
+            f"last sign of life, or at once when you delete {place}"
         )
 
     def _now(self) -> datetime:
         """Return the time by the clock of the bucket."""
-        probe = BucketPlace(self._place.bucket, f"{self._place.key}-clock-{self._token}")
+        probe = BucketPlace(self._place.bucket, f"{self._place.key}.clock.{self._token}")
         probe.put(b"")
         meta = probe.head()
         probe.delete()
         return datetime.now(UTC) if meta is None else meta["last_modified"]
+
+    def refuse_beside(self, other: BucketPlace, *, sweep: bool) -> None:
+        """Raise if a living holder has the lease `other`; delete one of a dead holder if `sweep`."""
+        found = _read(other)
+        if found is None or other.key == self._place.key:
+            return
+        self._refuse_living(found, other)
+        if sweep:
+            other.delete()
 
     def start(self) -> None:
         self._thread.start()

@@ -247,7 +247,7 @@ def write_partition(
             zarr.config.set({"array.write_empty_chunks": True}),
             ThreadPoolExecutor(n_writers, thread_name_prefix="stabdask-write") as writers,
         ):
-            targets = _open_arrays(str(root), spec.fingerprint)
+            targets = _open_arrays(str(root), spec.fingerprint, tuple(arrays))
             return dict(zip(arrays, writers.map(write, arrays), strict=True))
     except StabdaskError:
         raise
@@ -259,10 +259,10 @@ def write_partition(
 
 
 @lru_cache(maxsize=2)
-def _open_arrays(path: str, fingerprint: str) -> dict[str, Any]:
+def _open_arrays(path: str, fingerprint: str, names: tuple[str, ...]) -> dict[str, Any]:
     """Open the arrays of a store once per process; `fingerprint` tells apart stores made at one path in turn."""
     group = open_group(path, mode="r+")
-    return {name: group[name] for name in VARIABLES if name in group}
+    return {name: group[name] for name in names}
 
 
 def region(spec: RunSpec, name: str, partition: int) -> slice:

@@ -44,7 +44,7 @@ def memory(monkeypatch: pytest.MonkeyPatch):
 
     buckets: dict[str, MemoryStore] = {}
     monkeypatch.setattr(
-        bucket_client, "_client", lambda bucket, retry_s, process: buckets.setdefault(bucket, MemoryStore())
+        bucket_client, "_client", lambda bucket, *_: buckets.setdefault(bucket, MemoryStore())
     )
     return buckets
 
@@ -277,6 +277,30 @@ def test_only_one_holds_a_lease() -> None:
         assert place_of("s3://bucket/out.zarr/receipts").names() == ["lock"]
     assert not leases.is_held(place)
     assert place_of("s3://bucket/out.zarr/receipts").names() == []
+
+
+def test_sharers_hold_it_together_and_keep_out_who_wants_it_alone() -> None:
+    place = place_of(LOCK)
+    with leases.held(place, "writing", shared=True), leases.held(place, "writing", shared=True):
+        assert leases.is_held(place)
+        with pytest.raises(StoreLockedError, match="another run"), leases.held(place, "writing"):
+            pass
+        assert not place.exists()
+    assert not leases.is_held(place)
+    with (
+        leases.held(place, "writing"),
+        pytest.raises(StoreLockedError, match="another run"),
+        leases.held(place, "writing", shared=True),
+    ):
+        pass
+    assert place_of("s3://bucket/out.zarr/receipts").names() == []
+    share = place_of(f"{LOCK}s/of_a_process_that_is_gone")
+    with leases.held(place, "writing"):
+        share.write(place.read())
+    orphan(share)
+    assert not leases.is_held(place)
+    with leases.held(place, "writing"):
+        assert not share.exists()
 
 
 def test_a_lease_of_a_process_that_is_gone_is_taken_over_at_once() -> None:
