@@ -153,7 +153,7 @@ class Field(ABC):
         """
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path | str:
-        """Write the field as a Zarr group that workers open by path.
+        """Write the field as a Zarr group, on a disk or in a bucket, that workers open by path; return where it is.
 
         Raises
         ------

@@ -28,7 +28,8 @@ def read_field(path: str | Path, *, kind: Literal["hopfield", "rkhs"] | None = N
     ----------
     path
         A field saved by `Field.save` (``model.zarr``), a scHopfield checkpoint (``model.h5sch``), or an AnnData
-        (``fitted.h5ad`` or zarr) that holds the parameters of a fit.
+        (``fitted.h5ad`` or zarr) that holds the parameters of a fit. Those that are Zarr may be in a bucket
+        (``s3://bucket/model.zarr``).
     kind
         Which fit to read from an AnnData that holds both: ``"hopfield"`` for scHopfield's, ``"rkhs"`` for the vector
         field of dynamo.

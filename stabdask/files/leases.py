@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -189,7 +189,8 @@ class _Lease:
         self._thread.join()
         if self._lost or time.monotonic() - self._alive > EXPIRY_S:
             return  # it may be another's
-        self._place.delete()
+        with suppress(StabdaskError):  # one that cannot be deleted expires
+            self._place.delete()
 
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_S):

@@ -27,7 +27,7 @@ def open_results(path: str | Path) -> xr.Dataset:
     Parameters
     ----------
     path
-        The store.
+        The store, or its address in a bucket (``s3://bucket/out.zarr``).
 
     Returns
     -------

@@ -56,7 +56,7 @@ def run(
     field
         From `stabdask.read_field`.
     store
-        Path of the Zarr store to make or to resume.
+        Path of the Zarr store to make or to resume, or its address in a bucket (``s3://bucket/out.zarr``).
     client
         A `distributed.Client`; worker processes on this host if not given.
     memory
@@ -89,7 +89,9 @@ def run(
     StoreMismatchError
         If the store belongs to another run.
     StoreLockedError
-        If another run is writing to it.
+        If another run is writing to it, or has taken it over (in a bucket).
+    OutputError
+        If the store cannot be written; what is finished is kept.
     RunFailedError
         If partitions failed; what was finished is kept.
     BackendUnavailableError

@@ -364,6 +364,16 @@ def test_a_lease_without_beats_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.2)
 
 
+def test_a_lease_that_cannot_be_deleted_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(self, names=None) -> None:
+        raise UnreachableOutputError("the cable was pulled")
+
+    monkeypatch.setattr(BucketPlace, "delete", unreachable)
+    with leases.held(place_of(LOCK), "writing"):
+        pass  # and what was done in here is done
+    assert leases.is_held(place_of(LOCK))
+
+
 def test_a_run_that_lost_its_lease_stops(small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "BEAT_S", 0.02)
     lock = place_of(f"{STORE}/receipts/lock")
