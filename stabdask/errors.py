@@ -27,6 +27,8 @@ __all__ = [
     "StoreLockedError",
     "StoreMismatchError",
     "UnfitWorkerError",
+    "UnreachableInputError",
+    "UnreachableOutputError",
     "UsageError",
     "near_misses",
 ]
@@ -75,8 +77,19 @@ class NotPositiveDefiniteError(InputError, ArithmeticError):
     """A matrix that is no covariance matrix with an inverse; the message says its smallest eigenvalue."""
 
 
+class UnreachableInputError(InputError, ConnectionError):
+    """A bucket that could not be read from though it was asked again and again; later it may answer."""
+
+    # As for MissingFileError.
+    __new__ = ConnectionError.__new__  # type: ignore[assignment]
+
+
 class OutputError(StabdaskError, OSError):
     """The output location cannot be written."""
+
+
+class UnreachableOutputError(OutputError, ConnectionError):
+    """A bucket that could not be written to though it was asked again and again; later it may answer."""
 
 
 class StoreMismatchError(StabdaskError, FileExistsError):
@@ -98,7 +111,7 @@ class StoreLockedError(StabdaskError, BlockingIOError):
 
 
 class BackendUnavailableError(StabdaskError, RuntimeError):
-    """A requested eigensolver backend that this machine does not have."""
+    """A requested eigensolver backend, or a library that a request needs, that this machine does not have."""
 
     exit_code = 2
 

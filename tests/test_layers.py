@@ -95,7 +95,7 @@ def test_modules_read_in_one_sitting() -> None:
 def test_import_is_light() -> None:
     code = (
         "import sys, stabdask; "
-        "heavy = {'cupy', 'distributed', 'matplotlib', 'dask', 'anndata', 'xarray', 'pandas', 'zarr'}; "
+        "heavy = {'cupy', 'distributed', 'matplotlib', 'dask', 'anndata', 'xarray', 'pandas', 'zarr', 'obstore'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ from stabdask.atlas.annotations import MOST_AXES, Annotation, column, embedding,
 from stabdask.atlas.matrix_blocks import opened_file
 from stabdask.atlas.sources import CellSource, column_of_file, column_of_object
 from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, near_misses
-from stabdask.files import existing_path
+from stabdask.files import existing_place
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -145,7 +145,7 @@ def _opened(item: AnnData | str | Path, name: str) -> Iterator[_Tables]:
     if not isinstance(item, str | Path):
         yield _Tables(name, item, is_file=False)
         return
-    with opened_file(str(existing_path(item, "atlas"))) as root:
+    with opened_file(str(existing_place(item, "atlas"))) as root:
         yield _Tables(name, root, is_file=True)
 
 

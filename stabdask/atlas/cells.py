@@ -42,7 +42,8 @@ def open_cells(
     Parameters
     ----------
     source
-        An h5ad file (dense, CSR or CSC), a zarr AnnData, an AnnData object (in memory, backed or lazy), or a
+        An h5ad file (dense, CSR or CSC), a zarr AnnData on a disk or in a bucket (``s3://bucket/atlas.zarr``), an
+        AnnData object (in memory, backed or lazy), or a
         list of these that is read as one atlas, in the order given.
     layer
         Layer with the expression; ``X`` if not given.

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import InputError, MissingKeyError, near_misses
+from stabdask.files import place_of
 from stabdask.schema import SCALARS, VARIABLES, Status
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def run_record(ds: xr.Dataset, chosen: Selection, *, store: str | Path | None = 
         "field": str(run.get("field", "")),
         "dtype": str(options.get("dtype", "")),
         "backend": str(options.get("backend", "")),
-        "store": str(Path(place).absolute()) if place else "",
+        "store": str(place_of(place).absolute()) if place else "",
         "options": json.dumps(options, sort_keys=True),
         "versions": json.dumps(ds.attrs.get("versions", {}), sort_keys=True),
         "keys": json.dumps({"obs": chosen.columns, "obsm": chosen.arrays}),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.files import existing_path, open_group
+from stabdask.files import Place, existing_place, local_path, open_group, place_of
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -24,16 +24,16 @@ Columns = npt.NDArray[np.intp] | None
 _SCAN_ENTRIES = 2**22
 
 
-def csr_blocks(path: Path, key: str, rows: int, columns: Columns) -> da.Array:
+def csr_blocks(place: Place, key: str, rows: int, columns: Columns) -> da.Array:
     """Return a CSR matrix on disk as dense blocks of `rows` rows."""
     from anndata.experimental import read_elem_lazy
 
-    if path.is_dir():
-        lazy = read_elem_lazy(open_group(path)[key], chunks=(rows, -1))
+    if place.is_folder():
+        lazy = read_elem_lazy(open_group(place)[key], chunks=(rows, -1))
     else:
         import h5py
 
-        with h5py.File(path, "r") as root:
+        with h5py.File(place.origin, "r") as root:
             lazy = read_elem_lazy(root[key], chunks=(rows, -1))
     return _dense(lazy, columns)
 
@@ -58,17 +58,25 @@ def memory_blocks(matrix: Any, rows: int, columns: Columns) -> da.Array:
 
 def read_blocks(
     read: Callable[..., npt.NDArray[Any]],
-    path: Path,
+    place: Place,
     key: str,
     shape: tuple[int, int],
     dtype: np.dtype[Any],
     rows: int,
     columns: Columns,
+    version: str,
 ) -> da.Array:
-    """Return a matrix on disk as blocks that `read` reads, such as `read_dense` or `scan_csc`."""
+    """Return a stored matrix as blocks that `read` reads, such as `read_dense` or `scan_csc`.
+
+    `version` changes whenever what is in a bucket does.
+    """
     out = _float_dtype(dtype)
     return _row_tasks(
-        shape, rows, columns, out, lambda start, stop: (read, str(path), key, start, stop, columns, out)
+        shape,
+        rows,
+        columns,
+        out,
+        lambda start, stop: (read, str(place), key, start, stop, columns, out, version),
     )
 
 
@@ -94,15 +102,23 @@ def _row_tasks(
 
 
 def read_dense(
-    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
+    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any], version: str
 ) -> npt.NDArray[Any]:
-    """Read rows of a dense matrix on disk.
+    """Read rows of a dense stored matrix.
 
     The file is opened here, not where the task was made: a Zarr array whose folder a worker does not see
     would read as zeros.
     """
+    if place_of(path).local is None:
+        return _take(_bucket_element(path, key, version)[start:stop], columns, dtype)
     with opened_file(path) as root:
         return _take(root[key][start:stop], columns, dtype)
+
+
+@lru_cache(maxsize=4)
+def _bucket_element(path: str, key: str, version: str) -> Any:
+    """Open an element in a bucket once per process: to open it for each block takes more requests than to read it."""
+    return open_group(path)[key]
 
 
 @contextmanager
@@ -110,17 +126,18 @@ def opened_file(path: str) -> Iterator[Any]:
     """Give the root group of an h5ad file or a zarr AnnData."""
     import h5py
 
-    if Path(path).is_dir():
-        yield open_group(path)
+    place = place_of(path)
+    if place.is_folder():
+        yield open_group(place)
         return
-    with h5py.File(existing_path(path, "atlas"), "r") as root:
+    with h5py.File(local_path(existing_place(place, "atlas").origin, "an h5ad file"), "r") as root:
         yield root
 
 
 def scan_csc(
-    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any]
+    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any], version: str
 ) -> npt.NDArray[Any]:
-    """Collect rows of a CSC matrix on disk in one pass over it, in bounded memory."""
+    """Collect rows of a stored CSC matrix in one pass over it, in bounded memory."""
     with opened_file(path) as root:
         element = root[key]
         pointers = element["indptr"][...]

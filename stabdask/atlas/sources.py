@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from stabdask.atlas.annotations import label_text
 from stabdask.atlas.matrix_blocks import Columns, csr_blocks, memory_blocks, read_blocks, read_dense, scan_csc
 from stabdask.errors import InputError, MissingKeyError, near_misses
 from stabdask.fields.axes import axis_names
-from stabdask.files import existing_path, open_group
+from stabdask.files import Place, existing_place, local_path, open_group
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -80,7 +82,7 @@ def open_cell_source(
     """
     if isinstance(source, str | Path):
         # Absolute, because tasks open the file wherever they run.
-        return _from_path(existing_path(source, "atlas").absolute(), layer, cluster_key, obsm)
+        return _from_place(existing_place(source, "atlas").absolute(), layer, cluster_key, obsm)
     if not hasattr(source, "obs_names"):
         raise InputError(f"expected a path or an AnnData, found {type(source).__name__}")
     if getattr(source, "isbacked", False) and layer is None and obsm is None:
@@ -89,16 +91,17 @@ def open_cell_source(
                 "a view of a backed AnnData cannot be read in blocks; call .to_memory() on it first"
             )
         # Names and labels are those of the object: they may have been changed since it was opened.
-        file = _from_path(existing_path(source.filename, "atlas").absolute(), None, None, None)
+        file = _from_place(existing_place(source.filename, "atlas").absolute(), None, None, None)
         return replace(
             file, facts={**file.facts, "cluster_key": cluster_key or ""}, **_annotations(source, cluster_key)
         )
     return _from_object(source, layer, cluster_key, obsm)
 
 
-def _from_path(path: Path, layer: str | None, cluster_key: str | None, obsm: str | None) -> CellSource:
-    if path.is_dir():
-        return _from_root(open_group(path), path, layer, cluster_key, obsm)
+def _from_place(place: Place, layer: str | None, cluster_key: str | None, obsm: str | None) -> CellSource:
+    if place.is_folder():
+        return _from_root(open_group(place), place, layer, cluster_key, obsm)
+    path = local_path(place.origin, f"an atlas that is one file ({place.name})")
     import h5py
 
     try:
@@ -106,51 +109,53 @@ def _from_path(path: Path, layer: str | None, cluster_key: str | None, obsm: str
     except OSError as error:
         raise InputError(f"{path} is neither an h5ad file nor a zarr AnnData ({error})") from error
     with root:
-        return _from_root(root, path, layer, cluster_key, obsm)
+        return _from_root(root, place, layer, cluster_key, obsm)
 
 
 def _from_root(
-    root: Any, path: Path, layer: str | None, cluster_key: str | None, obsm: str | None
+    root: Any, place: Place, layer: str | None, cluster_key: str | None, obsm: str | None
 ) -> CellSource:
     for needed in ("obs", "var"):
         if needed not in root:
-            raise InputError(f"{path} has no {needed!r}; expected an AnnData file")
+            raise InputError(f"{place} has no {needed!r}; expected an AnnData file")
         if not hasattr(root[needed], "keys"):
             raise InputError(
-                f"{path} was written by an AnnData older than 0.7; write it anew with "
+                f"{place} was written by an AnnData older than 0.7; write it anew with "
                 "anndata.read_h5ad(path).write_h5ad(new_path)"
             )
-    key = _key_of_file(root, path.name, layer, obsm)
+    key = _key_of_file(root, place.name, layer, obsm)
     element = root[key]
     cells = frame_index(root["obs"])
     if obsm is None:
         genes = frame_index(root["var"])
     else:
-        genes = _axes(obsm, getattr(element, "shape", None), len(cells), path.name)
-    column = None if cluster_key is None else column_of_file(root, cluster_key, path.name)
+        genes = _axes(obsm, getattr(element, "shape", None), len(cells), place.name)
+    column = None if cluster_key is None else column_of_file(root, cluster_key, place.name)
     labels, order = _labels(column, len(cells))
     encoding = str(element.attrs.get("encoding-type", "array"))
     scattered = encoding == "csc_matrix"
     sparse = encoding in ("csr_matrix", "csc_matrix")
     if encoding == "null" or not (sparse or hasattr(element, "shape")):
         raise InputError(
-            f"{key} of {path.name} is stored as {encoding!r}; expected a dense array, a CSR or a CSC matrix"
+            f"{key} of {place.name} is stored as {encoding!r}; expected a dense array, a CSR or a CSC matrix"
         )
     shape = tuple(map(int, element.attrs["shape"] if sparse else element.shape))
     if shape != (len(cells), len(genes)):
-        raise InputError(f"{key} of {path.name} has shape {shape}; expected ({len(cells)}, {len(genes)})")
+        raise InputError(f"{key} of {place.name} has shape {shape}; expected ({len(cells)}, {len(genes)})")
     stored = element["data"] if sparse else element
-    status = path.stat()
 
     def blocks(rows: int, columns: Columns) -> da.Array:
         if sparse and not scattered:
-            return csr_blocks(path, key, rows, columns)
+            return csr_blocks(place, key, rows, columns)
         read = scan_csc if scattered else read_dense
-        return read_blocks(read, path, key, shape, stored_dtype, rows, columns)
+        return read_blocks(read, place, key, shape, stored_dtype, rows, columns, version)
 
+    facts = place.identity(key)
+    text = json.dumps(facts, sort_keys=True)
+    version = "" if place.local is not None else hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     stored_dtype = stored.dtype
     return CellSource(
-        name=path.name,
+        name=place.name,
         cells=cells.astype(object),
         genes=genes,
         labels=labels,
@@ -159,9 +164,7 @@ def _from_root(
         scattered=scattered,
         n_bytes=int(stored.size * stored.dtype.itemsize * (2 if sparse else 1)),
         facts={
-            "path": str(path.resolve()),
-            "bytes": status.st_size,
-            "modified_ns": status.st_mtime_ns,
+            **facts,
             "element": key,
             "cluster_key": cluster_key or "",
         },

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import MissingKeyError, UsageError, near_misses
+from stabdask.files import location
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,13 +39,13 @@ def add_input_arguments(parser: argparse.ArgumentParser, *, recalled: bool = Fal
     data.add_argument(
         "atlas",
         nargs="*" if recalled else "+",
-        type=Path,
-        help="h5ad or zarr AnnData; several are read as one atlas",
+        type=location,
+        help="h5ad, or zarr AnnData on disk or at s3://bucket/name; several are read as one atlas",
     )
     data.add_argument(
         "--field",
         required=not recalled,
-        type=Path,
+        type=location,
         metavar="MODEL",
         help="fitted field: .h5sch, .h5ad or .zarr",
     )

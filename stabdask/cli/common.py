@@ -6,10 +6,11 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from stabdask.files import location
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,7 +42,9 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add the positional path of a store."""
-    parser.add_argument("store", type=Path, metavar="STORE", help="store of a run, e.g. out.zarr")
+    parser.add_argument(
+        "store", type=location, metavar="STORE", help="store of a run, e.g. out.zarr or s3://bucket/out.zarr"
+    )
 
 
 def group_labels(ds: xr.Dataset, text: str) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from stabdask.cli.arguments import add_field_arguments, chosen_field
 from stabdask.cli.common import add_json, format_table, print_json
 from stabdask.errors import StoreMismatchError
+from stabdask.files import location, place_of
 
 if TYPE_CHECKING:
     from stabdask.fields.base import Field
@@ -25,13 +26,13 @@ def add_commands(commands: Any) -> None:
     field = commands.add_parser("field", help="show or convert a fitted field")
     actions = field.add_subparsers(dest="action", metavar="ACTION", required=True)
     show = actions.add_parser("show", help="what a field holds")
-    show.add_argument("field", type=Path, help=".h5sch checkpoint, fitted .h5ad or zarr, or saved field")
+    show.add_argument("field", type=location, help=".h5sch checkpoint, fitted .h5ad or zarr, or saved field")
     add_field_arguments(show)
     add_json(show)
     show.set_defaults(execute=_show)
     convert = actions.add_parser("convert", help="write a field as a Zarr model store")
-    convert.add_argument("field", type=Path, help=".h5sch checkpoint, or fitted .h5ad or zarr")
-    convert.add_argument("output", type=Path, help="model store to write, e.g. model.zarr")
+    convert.add_argument("field", type=location, help=".h5sch checkpoint, or fitted .h5ad or zarr")
+    convert.add_argument("output", type=location, help="model store to write, e.g. model.zarr")
     add_field_arguments(convert)
     convert.add_argument("--overwrite", action="store_true", help="replace an existing model store")
     convert.add_argument("--dry-run", action="store_true", help="read and check the field, write nothing")
@@ -39,7 +40,7 @@ def add_commands(commands: Any) -> None:
     convert.set_defaults(execute=_convert)
 
 
-def _facts(path: Path, field: Field) -> dict[str, Any]:
+def _facts(path: Path | str, field: Field) -> dict[str, Any]:
     from stabdask.fields.hopfield import HopfieldField
     from stabdask.fields.rkhs import RKHSField
 
@@ -132,7 +133,7 @@ def _show(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     field = chosen_field(options)
     facts = _facts(options.field, field)
-    if options.output.exists() and not options.overwrite:
+    if place_of(options.output).exists() and not options.overwrite:
         raise StoreMismatchError(
             f"{options.output} exists; remove it, choose another path, or give --overwrite"
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from stabdask.cli.common import add_json, add_store, print_json
 from stabdask.errors import DamagedStoreError, UsageError
+from stabdask.files import location
 
 __all__ = ["add_commands"]
 
@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
         "--cells", type=int, default=8, metavar="N", help="cells to compare with the oracle (8)"
     )
     verify.add_argument("--seed", type=int, default=0, help="of the sample (0)")
-    verify.add_argument("--atlas", nargs="+", type=Path, help="where the atlas is now, if it has moved")
+    verify.add_argument("--atlas", nargs="+", type=location, help="where the atlas is now, if it has moved")
     add_json(verify)
     verify.set_defaults(execute=_verify)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.cli.arguments import add_job_arguments, job_inputs, job_options
@@ -17,6 +16,7 @@ from stabdask.cli.cluster import (
 from stabdask.cli.common import add_json, print_json
 from stabdask.cli.recorded import Noted, recall, request_of
 from stabdask.errors import UsageError
+from stabdask.files import location
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -45,7 +45,7 @@ def add_commands(commands: Any) -> None:
     )
     run.register("action", None, Noted)
     add_job_arguments(run, recalled=True)
-    _add_store(run, "where to write the results, e.g. out.zarr")
+    _add_store(run, "where to write the results, e.g. out.zarr or s3://bucket/out.zarr")
     _add_allow_failed(run)
     run.add_argument("--no-dashboard", action="store_true", help="do not serve Dask's dashboard")
     run.add_argument("--quiet", action="store_true", help="no progress on stderr")
@@ -82,7 +82,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_store(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--store", required=True, type=Path, help=text)
+    parser.add_argument("--store", required=True, type=location, metavar="STORE", help=text)
 
 
 def _add_allow_failed(parser: argparse.ArgumentParser) -> None:

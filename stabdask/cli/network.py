@@ -12,6 +12,7 @@ import numpy.typing as npt
 from stabdask.cli.common import add_json, figure, format_table, print_json
 from stabdask.cli.network_fit import add_fit, add_output, add_plan, facts_of, open_network, read_table
 from stabdask.errors import InputError, MissingKeyError, OutputError, UsageError, near_misses
+from stabdask.files import location
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ def add_commands(commands: Any) -> None:
 
 def _add_update(parts: Any) -> None:
     update = parts.add_parser("update", help="add pathways, or take them away, without inverting again")
-    update.add_argument("network", type=Path, metavar="NETWORK", help="made by 'network fit'")
+    update.add_argument("network", type=location, metavar="NETWORK", help="made by 'network fit'")
     update.add_argument(
         "--pathways",
         type=Path,
@@ -58,7 +59,7 @@ def _add_update(parts: Any) -> None:
 
 def _add_edges(parts: Any) -> None:
     edges = parts.add_parser("edges", help="the strongest partial correlations, and what the network is like")
-    edges.add_argument("network", type=Path, metavar="NETWORK")
+    edges.add_argument("network", type=location, metavar="NETWORK")
     which = edges.add_mutually_exclusive_group()
     which.add_argument("--threshold", type=float, metavar="RHO", help="edges with |rho| of at least this")
     which.add_argument("--top", type=int, metavar="N", help="the N strongest (20)")
@@ -75,8 +76,8 @@ def _add_edges(parts: Any) -> None:
 
 def _add_compare(parts: Any) -> None:
     compare = parts.add_parser("compare", help="two networks of the same genes: the edges that changed most")
-    compare.add_argument("before", type=Path, metavar="BEFORE")
-    compare.add_argument("after", type=Path, metavar="AFTER")
+    compare.add_argument("before", type=location, metavar="BEFORE")
+    compare.add_argument("after", type=location, metavar="AFTER")
     compare.add_argument("--top", type=int, default=20, metavar="N", help="edges to show (20)")
     _add_strong(compare)
     compare.add_argument("-o", "--output", type=Path, metavar="FILE", help="write these edges to a .csv")

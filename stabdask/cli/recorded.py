@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from stabdask.cli.arguments import job_options
 from stabdask.errors import UsageError
+from stabdask.files import location, place_of
 
 if TYPE_CHECKING:
     from stabdask.fields.base import Field
@@ -83,7 +84,7 @@ def recall(options: argparse.Namespace) -> None:
         return
     from stabdask.runs.store import field_path, read_request, read_spec
 
-    if not options.store.exists():
+    if not place_of(options.store).exists():
         raise UsageError(
             f"there is no store at {options.store} to take what is left out from; give ATLAS and --field, or make the "
             "store first with 'stabdask init'"
@@ -106,4 +107,4 @@ def recall(options: argparse.Namespace) -> None:
         request = {name: value for name, value in request.items() if name not in ("layer", "obsm")}
     for name, value in request.items():
         if name not in given:
-            setattr(options, name, [Path(path) for path in value] if name == "atlas" else value)
+            setattr(options, name, [location(path) for path in value] if name == "atlas" else value)

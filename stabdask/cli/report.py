@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stabdask.cli.common import add_json, add_store, print_json
+from stabdask.files import location
 
 __all__ = ["add_commands"]
 
@@ -24,7 +25,7 @@ def add_commands(commands: Any) -> None:
     report.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="e.g. report.html")
     report.add_argument("--title", help="heading (the name of the store)")
     report.add_argument(
-        "--atlas", type=Path, help="AnnData to take the embedding from, if the run brought none along"
+        "--atlas", type=location, help="AnnData to take the embedding from, if the run brought none along"
     )
     report.add_argument(
         "--basis",

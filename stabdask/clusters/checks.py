@@ -145,8 +145,10 @@ def _packages(answer: Any) -> dict[str, str | None]:
     return packages
 
 
-def check_paths(client: Client, folder: Path, inputs: Iterable[str]) -> None:
+def check_paths(client: Client, folder: Path | None, inputs: Iterable[str]) -> None:
     """Refuse workers that do not see a folder of the store, by a file put there for them, or files of the input.
+
+    There is no `folder` where the store is not on a disk.
 
     Raises
     ------
@@ -155,12 +157,14 @@ def check_paths(client: Client, folder: Path, inputs: Iterable[str]) -> None:
     """
     token = uuid.uuid4().hex
     # Named as temporary files are, which are swept if this process dies here.
-    probe = folder.absolute() / f".probe.{token}.tmp"
-    probe.write_text(token)
+    probe = None if folder is None else folder.absolute() / f".probe.{token}.tmp"
     try:
-        answers = client.run(_look, str(probe), token, list(inputs), _VISIBLE_S)
+        if probe is not None:
+            probe.write_text(token)
+        answers = client.run(_look, probe and str(probe), token, list(inputs), _VISIBLE_S)
     finally:
-        probe.unlink(missing_ok=True)
+        if probe is not None:
+            probe.unlink(missing_ok=True)
     problems = [f"the worker {address} {answer}" for address, answer in answers.items() if answer]
     if problems:
         more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
@@ -177,11 +181,11 @@ def worker_address() -> str:
     return str(get_worker().address)
 
 
-async def _look(probe: str, token: str, inputs: list[str], patience_s: float) -> str:
+async def _look(probe: str | None, token: str, inputs: list[str], patience_s: float) -> str:
     """Return what this worker does not see, empty if nothing; a coroutine, so that waiting does not stop it."""
     host = socket.gethostname()
     deadline = time.monotonic() + patience_s
-    while True:
+    while probe is not None:
         try:
             if Path(probe).read_text() == token:
                 break
@@ -190,7 +194,7 @@ async def _look(probe: str, token: str, inputs: list[str], patience_s: float) ->
         if time.monotonic() > deadline or not Path(probe).parent.is_dir():
             return f"on {host} does not see the store at {Path(probe).parent.parent}"
         await asyncio.sleep(0.5)
-    if not os.access(Path(probe).parent, os.W_OK | os.X_OK):
+    if probe is not None and not os.access(Path(probe).parent, os.W_OK | os.X_OK):
         return f"on {host} may not write to the store at {Path(probe).parent.parent}"
     unseen = [path for path in inputs if not os.access(path, os.R_OK)]
     return f"on {host} does not see {unseen[0]}, or may not read it" if unseen else ""

@@ -152,8 +152,8 @@ class Field(ABC):
         CuPy too, and then compute where it is.
         """
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the field as a Zarr group that workers open by path.
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path | str:
+        """Write the field as a Zarr group, on a disk or in a bucket, that workers open by path; return where it is.
 
         Raises
         ------

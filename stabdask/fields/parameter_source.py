@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import InputError, MissingKeyError
-from stabdask.files import existing_path, open_group
+from stabdask.files import existing_place, local_path, open_group
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -210,10 +210,11 @@ def open_source(source: AnnData | str | Path | ParameterSource) -> Iterator[Para
             raise InputError(f"expected an AnnData or a path, found {type(source).__name__}")
         yield AnnDataSource(source)
         return
-    path = existing_path(source, "model file")
-    if path.is_dir():
-        yield _ElementSource(open_group(path), path.name)
+    place = existing_place(source, "model file")
+    if place.is_folder():
+        yield _ElementSource(open_group(place), place.name)
         return
+    path = local_path(place.origin, "an h5ad or .h5sch file")
     import h5py
 
     try:

@@ -14,7 +14,7 @@ from stabdask.fields.parameter_source import ParameterSource, open_source
 from stabdask.fields.rkhs import RKHSField
 from stabdask.fields.schopfield import read_schopfield
 from stabdask.fields.storage import field_kind, open_field
-from stabdask.files import existing_path
+from stabdask.files import existing_place
 
 __all__ = ["read_field"]
 
@@ -28,7 +28,8 @@ def read_field(path: str | Path, *, kind: Literal["hopfield", "rkhs"] | None = N
     ----------
     path
         A field saved by `Field.save` (``model.zarr``), a scHopfield checkpoint (``model.h5sch``), or an AnnData
-        (``fitted.h5ad`` or zarr) that holds the parameters of a fit.
+        (``fitted.h5ad`` or zarr) that holds the parameters of a fit. Those that are Zarr may be in a bucket
+        (``s3://bucket/model.zarr``).
     kind
         Which fit to read from an AnnData that holds both: ``"hopfield"`` for scHopfield's, ``"rkhs"`` for the vector
         field of dynamo.
@@ -51,15 +52,15 @@ def read_field(path: str | Path, *, kind: Literal["hopfield", "rkhs"] | None = N
     UsageError
         If there is no such kind of field.
     """
-    path = existing_path(path, "field")
-    if path.is_dir() and field_kind(path) is not None:
+    place = existing_place(path, "field")
+    if place.is_folder() and field_kind(path) is not None:
         given = sorted([*options, *([] if kind is None else ["kind"])])
         if given:
             raise InputError(f"a saved field takes no options, found {', '.join(given)}")
         return open_field(path)
     if kind is not None and kind not in _READERS:
         raise UsageError(f"kind={kind!r}; expected {' or '.join(repr(known) for known in _READERS)}")
-    with open_source(path) as source:
+    with open_source(place.origin) as source:
         return _READERS[kind or _kind_of(source)](source, **options)
 
 

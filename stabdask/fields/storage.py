@@ -18,7 +18,15 @@ from stabdask.fields.hill import HillParameters
 from stabdask.fields.hopfield import HopfieldField
 from stabdask.fields.hopfield_cluster import HopfieldCluster
 from stabdask.fields.rkhs import RKHSField
-from stabdask.files import existing_path, new_directory, open_group, read_names, write_array, write_names
+from stabdask.files import (
+    existing_place,
+    new_directory,
+    open_group,
+    place_of,
+    read_names,
+    write_array,
+    write_names,
+)
 
 __all__ = ["field_kind", "open_field", "open_field_cached", "save_field"]
 
@@ -34,7 +42,7 @@ def field_kind(path: str | Path) -> str | None:
     return None if kind is None else str(kind)
 
 
-def save_field(field: Field, path: str | Path, *, overwrite: bool = False) -> Path:
+def save_field(field: Field, path: str | Path, *, overwrite: bool = False) -> Path | str:
     """Write `field` to a new Zarr group at `path`, which appears whole or not at all.
 
     Raises
@@ -44,8 +52,8 @@ def save_field(field: Field, path: str | Path, *, overwrite: bool = False) -> Pa
     """
     import zarr
 
-    path = Path(path)
-    with new_directory(path, overwrite=overwrite) as folder:
+    place = place_of(path)
+    with new_directory(place, overwrite=overwrite) as folder:
         group = zarr.open_group(str(folder), mode="w", zarr_format=3)
         group.attrs.update({_KIND: field.kind, "format_version": 1, "fingerprint": field.fingerprint})
         write_names(group, "gene", field.genes.tolist(), "gene")
@@ -54,7 +62,7 @@ def save_field(field: Field, path: str | Path, *, overwrite: bool = False) -> Pa
         else:
             assert isinstance(field, RKHSField)
             _write_rkhs(field, group)
-    return path
+    return place.origin
 
 
 def _write_hopfield(field: HopfieldField, group: Any) -> None:
@@ -97,7 +105,7 @@ def open_field(path: str | Path, *, kind: str | None = None) -> Field:
     InputError
         If this version cannot read that kind of field.
     """
-    group = open_group(existing_path(path, "saved field"))
+    group = open_group(existing_place(path, "saved field"))
     found = group.attrs.get(_KIND)
     if found is None or (kind is not None and found != kind):
         wanted = "saved field" if kind is None else f"saved {kind} field"
@@ -109,7 +117,7 @@ def open_field(path: str | Path, *, kind: str | None = None) -> Field:
     try:
         field = readers[found](group)
         intact = field.fingerprint == group.attrs["fingerprint"]
-    except (OSError, MemoryError):
+    except (OSError, MemoryError):  # of a disk that fails or a bucket that does not answer
         raise
     except Exception as error:  # damage can make Zarr, a codec or a check raise anything
         raise DamagedStoreError(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.errors import OutputError, UsageError
-from stabdask.files import write_atomically
+from stabdask.files import local_path, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,7 +158,7 @@ def check_save(save: str | Path | None) -> None:
         return
     from matplotlib.backend_bases import FigureCanvasBase
 
-    path = Path(save)
+    path = local_path(save, "a figure")
     known = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
         raise UsageError(f"save={str(save)!r}; expected a name that ends in .png, .pdf or .svg")

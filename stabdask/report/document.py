@@ -11,7 +11,7 @@ import numpy as np
 
 from stabdask.analysis.drivers import driver_edges, has_edges
 from stabdask.errors import InputError, MissingKeyError, StoreMismatchError, UsageError, near_misses
-from stabdask.files import require_folder, write_atomically
+from stabdask.files import place_of, require_folder, write_atomically
 from stabdask.report.figures import (
     annotated,
     driver_figures,
@@ -132,7 +132,8 @@ def write_report(
         Section("run", "What was run", _run(spec, field, totals)),
         Section("methods", "Methods", _methods(spec, field)),
     ]
-    heading = title or Path(store).resolve().name
+    place = place_of(store)
+    heading = title or (place.local.resolve().name if place.local is not None else place.name)
     subtitle = f"Local stability of {spec.n_cells:,} cells, by stabdask {package_versions()['stabdask']}"
     write_atomically(target, page(heading, subtitle, sections).encode())
     return target

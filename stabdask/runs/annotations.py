@@ -108,6 +108,8 @@ def _identity_in_store(group: Any, name: str) -> dict[str, str]:
     try:
         annotation = _read(name, group[name])
         annotation = replace(annotation, values=np.asarray(annotation.values[...]))
+    except ConnectionError:  # a bucket that does not answer says nothing about what it holds
+        raise
     except Exception:  # what a broken chunk raises depends on the codec it breaks in
         return {}
     return annotations_identity([annotation])["annotations"]

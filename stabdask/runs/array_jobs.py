@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import RunFailedError
+from stabdask.files import place_of
 from stabdask.runs.job import prepare
 from stabdask.runs.plan import gpu_request
 from stabdask.runs.receipts import read_receipts, store_lock, sweep_leftovers
@@ -67,9 +68,10 @@ def initialize(
         If the store belongs to another run.
     """
     _, options = gpu_request(options, gpu=gpu, workers=None)
-    options = with_recorded_backend(options, Path(store))
+    place = place_of(store)
+    options = with_recorded_backend(options, place)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
-    make_or_match(Path(store), job, request)
+    make_or_match(place, job, request)
     return status(store)
 
 
@@ -96,7 +98,7 @@ def finalize(store: str | Path, *, lock: bool = True) -> RunReport:
         If tasks are still writing to the store.
     """
     begin = time.monotonic()
-    path = Path(store)
+    path = place_of(store)
     spec = read_spec(path)
     with store_lock(path) if lock else nullcontext():
         receipts = read_receipts(path, spec.fingerprint)

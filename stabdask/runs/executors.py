@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.checks import refuse_asynchronous
@@ -15,6 +14,7 @@ from stabdask.clusters import gpu_client, local_client
 from stabdask.clusters.checks import await_worker, check_paths, check_versions, essential_versions
 from stabdask.clusters.dashboard import dashboard_text
 from stabdask.errors import StabdaskError, UnfitWorkerError
+from stabdask.files import Place
 from stabdask.runs.partition import PartitionTask, run_partition, run_task
 from stabdask.runs.plan import Plan
 from stabdask.runs.progress import ProgressWriter
@@ -118,7 +118,8 @@ class OnCluster:
             self._dismiss(error)
             self._submit(task, running, completed)
             return
-        if isinstance(error, StabdaskError):
+        # What does not get better by itself; a bucket that did not answer one worker may answer another.
+        if isinstance(error, StabdaskError) and not isinstance(error, ConnectionError):
             raise error
         if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
             self._submit(replace(task, attempt=task.attempt + 1), running, completed)
@@ -140,7 +141,7 @@ class OnCluster:
 
 @contextmanager
 def open_executor(
-    client: Client | None, plan: Plan | None, show: Any, dashboard: bool, store: Path, inputs: list[str]
+    client: Client | None, plan: Plan | None, show: Any, dashboard: bool, store: Place, inputs: list[str]
 ) -> Iterator[Here | OnCluster]:
     """Give what computes partitions: the caller's cluster, one on this host, or this process.
 
@@ -157,7 +158,8 @@ def open_executor(
     if client is not None:
         await_worker(client, say)
         check_versions(client)
-        check_paths(client, receipt_folder(store), inputs)
+        # A bucket is the same for all of them; whether one may read it shows when it does.
+        check_paths(client, receipt_folder(store).local, inputs)
         yield OnCluster(client, say)
         return
     assert plan is not None

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from stabdask.clusters.checks import essential_versions, version_problems, worker_address
 from stabdask.errors import UnfitWorkerError
 from stabdask.fields.storage import open_field_cached
+from stabdask.files import Place, place_of
 from stabdask.kernels.eig import kernel_name
 from stabdask.kernels.machine import machine_text
 from stabdask.runs.block import BlockTimes, compute_block
@@ -76,7 +77,7 @@ class PartitionTask:
     names: npt.NDArray[Any]
 
 
-def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> PartitionTask:
+def make_task(job: Job, store: str | Path | Place, partition: int, *, attempt: int = 1) -> PartitionTask:
     """Return the task of one partition."""
     import cloudpickle
 
@@ -84,7 +85,7 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
     graph, keys, skip = job.row_graph.rows(start, stop)
     names = job.cell_names
     return PartitionTask(
-        store=str(store.absolute()),
+        store=str(place_of(store).absolute()),
         spec=job.spec,
         partition=partition,
         attempt=attempt,

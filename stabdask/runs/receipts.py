@@ -10,17 +10,18 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stabdask.errors import DamagedStoreError, OutputError, StoreLockedError
-from stabdask.files import write_atomically
+from stabdask.errors import DamagedStoreError, OutputError, StabdaskError, StoreLockedError
+from stabdask.files import Place, place_of, write_atomically
 from stabdask.schema import count_failed
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _FOLDER = "receipts"
+_RECEIPT = re.compile(r"[0-9].*\.json")
 _PATIENCE_S = 0.5
 """How long to wait for a lock: `is_locked` holds one for a moment."""
 _BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
@@ -124,21 +126,17 @@ def make_receipt_folder(store: Path) -> None:
     (folder / "zarr.json").write_text(json.dumps(document))
 
 
-def receipt_folder(store: Path) -> Path:
+def receipt_folder(store: Place) -> Place:
     """Return the folder of receipts of a store, where temporary files of any run are swept."""
     return store / _FOLDER
 
 
-def _path(store: Path, partition: int) -> Path:
-    return store / _FOLDER / f"{partition:08d}.json"
-
-
-def write_receipt(store: str | Path, receipt: Receipt) -> None:
+def write_receipt(store: str | Path | Place, receipt: Receipt) -> None:
     """Write a receipt atomically; the last step of a partition."""
-    write_atomically(_path(Path(store), receipt.partition), receipt.to_json())
+    write_atomically(place_of(store) / _FOLDER / f"{receipt.partition:08d}.json", receipt.to_json())
 
 
-def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
+def read_receipts(store: str | Path | Place, fingerprint: str) -> dict[int, Receipt]:
     """Return the receipts of a run by partition.
 
     Raises
@@ -147,9 +145,15 @@ def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
         If a receipt cannot be read or belongs to another run.
     """
     receipts = {}
-    for path in sorted((Path(store) / _FOLDER).glob("[0-9]*.json")):
+    folder = place_of(store) / _FOLDER
+    names = [name for name in folder.names() if _RECEIPT.fullmatch(name)]
+    documents = folder.read_many(names)
+    for name in names:
+        path = folder / name
         try:
-            receipt = Receipt.from_json(path.read_bytes())
+            receipt = Receipt.from_json(next(documents))
+        except StabdaskError:
+            raise
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DamagedStoreError(
                 f"receipt {path} cannot be read ({error}); delete it to recompute it"
@@ -162,11 +166,17 @@ def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
     return receipts
 
 
-def sweep_leftovers(store: str | Path) -> int:
-    """Delete temporary files that killed writers left; only while holding the lock. Return how many."""
+def sweep_leftovers(store: str | Path | Place) -> int:
+    """Delete temporary files that killed writers left; only while holding the lock. Return how many.
+
+    In a bucket there are none: an object that is not written whole is not there.
+    """
     n = 0
+    root = place_of(store).local
+    if root is None:
+        return n
     for pattern in ("**/*.partial", f"{_FOLDER}/.*.tmp"):
-        for path in Path(store).glob(pattern):
+        for path in root.glob(pattern):
             path.unlink(missing_ok=True)
             n += 1
     return n
@@ -181,8 +191,11 @@ def total_status(receipts: dict[int, Receipt]) -> dict[int, int]:
 
 
 @contextmanager
-def store_lock(store: str | Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of a store; it goes with the process that holds it.
+def store_lock(store: str | Path | Place, *, shared: bool = False) -> Iterator[Callable[[], None]]:
+    """Hold the lock of a store, and give a check that raises once it is lost.
+
+    It goes with the process that holds it: on a disk at once (flock), in a bucket after a while (see
+    `stabdask.files.leases`), where it can also be lost.
 
     Parameters
     ----------
@@ -199,21 +212,32 @@ def store_lock(store: str | Path, *, shared: bool = False) -> Iterator[None]:
     OutputError
         If the file system has no locks.
     """
-    path = Path(store) / _FOLDER / "lock"
+    place = place_of(store) / _FOLDER / "lock"
+    if place.local is None:
+        from stabdask.files.leases import held
+
+        with held(place, f"writing to {store}", shared=shared) as check:
+            yield check
+        return
+    path = place.local
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         _acquire(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, store)
         who = "array tasks, one of them " * shared
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{who}process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
+        yield _keep
         if not shared:
             os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, kind: int, store: str | Path) -> None:
+def _keep() -> None:
+    """Do nothing: flock is not lost."""
+
+
+def _acquire(descriptor: int, kind: int, store: str | Path | Place) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -236,9 +260,14 @@ def _acquire(descriptor: int, kind: int, store: str | Path) -> None:
         )
 
 
-def is_locked(store: str | Path) -> bool:
+def is_locked(store: str | Path | Place) -> bool:
     """Return whether a run, or a task of one, is writing to the store now; False where that cannot be told."""
-    path = Path(store) / _FOLDER / "lock"
+    place = place_of(store) / _FOLDER / "lock"
+    if place.local is None:
+        from stabdask.files.leases import is_held
+
+        return is_held(place)
+    path = place.local
     if not path.exists():
         return False
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

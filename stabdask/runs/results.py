@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stabdask.errors import StabdaskWarning
+from stabdask.files import place_of
 from stabdask.runs.annotations import name_annotations
 from stabdask.runs.labels import label_results
 from stabdask.runs.parameters import NAMED
@@ -26,7 +27,7 @@ def open_results(path: str | Path) -> xr.Dataset:
     Parameters
     ----------
     path
-        The store.
+        The store, or its address in a bucket (``s3://bucket/out.zarr``).
 
     Returns
     -------
@@ -63,7 +64,8 @@ def open_results(path: str | Path) -> xr.Dataset:
             StabdaskWarning,
             stacklevel=2,
         )
-    opened = name_annotations(xr.open_zarr(str(path), consolidated=False))
+    store, group = place_of(path).group_address()
+    opened = name_annotations(xr.open_zarr(store, group=group, consolidated=False))
     order = [name for name in VARIABLES if name in opened.variables]
     # Sorted, because a folder lists its arrays in any order.
     ds = opened[[*order, *sorted(str(name) for name in opened.data_vars if name not in order)]]
@@ -74,5 +76,5 @@ def open_results(path: str | Path) -> xr.Dataset:
             ds[name] = ds[name].compute()
     ds.attrs["complete"] = n_missing == 0
     ds = label_results(ds)
-    ds.encoding["source"] = str(path)
+    ds.encoding["source"] = str(place_of(path))
     return ds

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from stabdask.files import Place
 from stabdask.kernels import lanes
 from stabdask.runs.job import RunSpec
 from stabdask.runs.plan import format_seconds
@@ -169,7 +169,7 @@ def _audit_line(audit: dict[str, float]) -> str:
 
 
 def make_report(
-    path: Path,
+    path: Place,
     spec: RunSpec,
     receipts: dict[int, Receipt],
     n_computed: int,

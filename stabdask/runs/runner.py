@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMismatchError, UsageError
+from stabdask.files import Place, place_of
 from stabdask.runs.executors import open_executor
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.partition import PartitionTask, make_task
@@ -19,7 +19,7 @@ from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_lef
 from stabdask.runs.run_report import RunReport, make_report
 from stabdask.runs.shares import Partitions, chosen_partitions
 from stabdask.runs.sizing import block_bytes
-from stabdask.runs.store import create_store, read_spec, writable
+from stabdask.runs.store import create_store, read_spec
 from stabdask.sizes import format_bytes
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(
     field
         From `stabdask.read_field`.
     store
-        Path of the Zarr store to make or to resume.
+        Path of the Zarr store to make or to resume, or its address in a bucket (``s3://bucket/out.zarr``).
     client
         A `distributed.Client`; worker processes on this host if not given.
     memory
@@ -101,7 +101,9 @@ def run(
     StoreMismatchError
         If the store belongs to another run.
     StoreLockedError
-        If another run is writing to it.
+        If another run is writing to it, or has taken it over (in a bucket).
+    OutputError
+        If the store cannot be written; what is finished is kept.
     RunFailedError
         If partitions failed; what was finished is kept.
     UnfitWorkerError
@@ -110,7 +112,7 @@ def run(
         If the backend or, with `gpu`, what it takes to use a GPU is missing; nothing has been written.
     """
     n_gpus, options = gpu_request(options, gpu=gpu, workers=workers, client=client)
-    options = with_recorded_backend(options, Path(store))
+    options = with_recorded_backend(options, place_of(store))
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     return run_job(
         job,
@@ -143,7 +145,7 @@ def run_job(
 ) -> RunReport:
     """Run a checked job, on the first `n_gpus` GPUs of this host if there are any; see `run`."""
     begin = time.monotonic()
-    path = Path(store)
+    path = place_of(store)
     spec = job.spec
     order = chosen_partitions(partitions, spec.n_partitions)
     shared = partitions is not None
@@ -156,7 +158,7 @@ def run_job(
         plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus, most_workers=len(order))
     make_or_match(path, job, request)
     show = ProgressWriter() if progress is True else (progress or None)
-    with store_lock(path, shared=shared) if lock else nullcontext():
+    with store_lock(path, shared=shared) if lock else nullcontext(_unlocked) as check_lock:
         sweeps = lock and not shared
         if sweeps:
             sweep_leftovers(path)
@@ -170,6 +172,7 @@ def run_job(
                 tally.start()
                 for receipt in executor.map(_tasks(job, path, todo)):
                     tally.add(receipt)
+                    check_lock()
                 failures, n_workers = executor.failures, executor.n_workers
             n_new = tally.n_new
             if sweeps:  # what a worker left behind that was killed in the middle of a file
@@ -200,18 +203,22 @@ def finished_partitions(
     OutputError
         If there is none, and it could not be made there.
     """
-    path = Path(store)
+    path = place_of(store)
     _, options = gpu_request(options, gpu=gpu, workers=workers)
     options = with_recorded_backend(options, path)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     if not path.exists():
-        writable(path.parent)
+        path.check_writable()
         return None
     _match(path, job)
     return len(read_receipts(path, job.spec.fingerprint))
 
 
-def with_recorded_backend(options: dict[str, Any], path: Path) -> dict[str, Any]:
+def _unlocked() -> None:
+    """Do nothing: what is not held cannot be lost."""
+
+
+def with_recorded_backend(options: dict[str, Any], path: Place) -> dict[str, Any]:
     """Let a run that is resumed use the backend it began with, whatever this machine would choose today."""
     if options.get("backend", "auto") != "auto" or not path.exists():
         return options
@@ -221,32 +228,29 @@ def with_recorded_backend(options: dict[str, Any], path: Path) -> dict[str, Any]
         return options  # what is wrong with the store is said where it is opened
 
 
-def make_or_match(path: Path, job: Job, request: Mapping[str, Any] | None = None) -> None:
+def make_or_match(path: Place, job: Job, request: Mapping[str, Any] | None = None) -> None:
     """Make the store if there is none; refuse one that belongs to another run."""
     if not path.exists():
-        writable(path.parent)
+        path.check_writable()
         _refuse_without_room(path, job)
         create_store(path, job, request)
     _match(path, job)
 
 
-def _refuse_without_room(path: Path, job: Job) -> None:
+def _refuse_without_room(path: Place, job: Job) -> None:
     """Refuse results between chosen genes that the disk cannot hold: they hardly compress, unlike others."""
     needed = sum(block_bytes(job.field, job.spec.options, job.spec.n_cells).values())
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    free = path.free_bytes()
+    if free is not None and needed > free:
         raise OutputError(
             f"what is asked for between {len(job.spec.options.effectors):,} effectors and "
             f"{len(job.spec.options.regulators):,} regulators takes {format_bytes(needed)}, and "
-            f"{format_bytes(free)} are free in {folder}; choose fewer genes, means by cluster (quantity "
+            f"{format_bytes(free)} are free where {path} is to be; choose fewer genes, means by cluster (quantity "
             "'jacobian_mean' or 'response_mean'), or another disk"
         )
 
 
-def _match(path: Path, job: Job) -> None:
+def _match(path: Place, job: Job) -> None:
     """Refuse a store that belongs to another run."""
     there = read_spec(path)
     if there.fingerprint != job.spec.fingerprint:
@@ -264,7 +268,7 @@ def _input_paths(job: Job) -> list[str]:
     return [path for path in paths if path and "://" not in path]
 
 
-def _tasks(job: Job, path: Path, todo: list[int]) -> Iterator[PartitionTask]:
+def _tasks(job: Job, path: Place, todo: list[int]) -> Iterator[PartitionTask]:
     for number in todo:
         yield make_task(job, path, number)
 
@@ -307,7 +311,7 @@ class _Tally:
             )
 
 
-def _failed(failures: dict[int, str], path: Path) -> RunFailedError:
+def _failed(failures: dict[int, str], path: Place) -> RunFailedError:
     number, reason = next(iter(failures.items()))
     hint = (
         "; a worker that is killed again and again has usually run out of memory: give a larger --memory or fewer "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
@@ -18,14 +17,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.errors import DamagedStoreError, OutputError, StoreMismatchError
+from stabdask.errors import DamagedStoreError, OutputError, StabdaskError, StoreMismatchError
 from stabdask.fields.base import Field
 from stabdask.files import (
-    existing_path,
+    Place,
+    existing_place,
     fsync_directory,
     fsync_file,
     new_directory,
     open_group,
+    place_of,
     write_array,
     write_names,
 )
@@ -49,7 +50,6 @@ __all__ = [
     "read_spec",
     "region",
     "variable_dtypes",
-    "writable",
     "write_partition",
 ]
 
@@ -58,6 +58,8 @@ _REQUEST = "request"
 _SUMS_CHUNK_BYTES = 64 * 2**20
 _WRITERS = 3
 """Arrays of a partition written at a time: most are small, and wait for Zarr's threads and for the disk."""
+_BUCKET_WRITERS = 16
+"""The same in a bucket, where each waits for its answer."""
 _version = cache(version)  # each takes a parse of the package's metadata
 _PACKAGES = ("stabdask", "numpy", "scipy", "dask", "distributed", "zarr", "anndata", "xarray")
 
@@ -67,17 +69,17 @@ def package_versions() -> dict[str, str]:
     return {name: _version(name) for name in _PACKAGES}
 
 
-def field_path(store: str | Path) -> Path:
+def field_path(store: str | Path | Place) -> Place:
     """Return where a store keeps its copy of the field."""
-    return Path(store) / "field"
+    return place_of(store) / "field"
 
 
-def is_store(path: str | Path) -> bool:
+def is_store(path: str | Path | Place) -> bool:
     """Return whether `path` is a stabdask store."""
-    return (Path(path) / "zarr.json").is_file() and _FORMAT in _attributes(Path(path))
+    return _FORMAT in _attributes(place_of(path))
 
 
-def read_spec(path: str | Path) -> RunSpec:
+def read_spec(path: str | Path | Place) -> RunSpec:
     """Return what a store was made for.
 
     Raises
@@ -87,7 +89,7 @@ def read_spec(path: str | Path) -> RunSpec:
     StoreMismatchError
         If what is there is no stabdask store, or one of another format version.
     """
-    path = existing_path(path, "store")
+    path = existing_place(path, "store")
     attributes = _attributes(path)
     found = attributes.get(_FORMAT)
     if found is None:
@@ -108,15 +110,17 @@ def read_spec(path: str | Path) -> RunSpec:
     return spec
 
 
-def read_request(path: str | Path) -> dict[str, Any] | None:
+def read_request(path: str | Path | Place) -> dict[str, Any] | None:
     """Return what the command line that made a store was asked for; None if it was made from Python."""
-    found = _attributes(Path(path)).get(_REQUEST)
+    found = _attributes(place_of(path)).get(_REQUEST)
     return found if isinstance(found, dict) else None
 
 
-def _attributes(path: Path) -> dict[str, Any]:
+def _attributes(place: Place) -> dict[str, Any]:
     try:
-        document = json.loads((path / "zarr.json").read_text())
+        document = json.loads((place / "zarr.json").read())
+    except StabdaskError:  # a bucket that does not answer says nothing on what it holds
+        raise
     except (OSError, json.JSONDecodeError):
         return {}
     attributes = document.get("attributes", {})
@@ -128,7 +132,7 @@ def variable_dtypes(spec: RunSpec) -> dict[str, np.dtype[Any]]:
     return {name: VARIABLES[name].dtype(spec.options.dtype) for name in spec.options.variables()}
 
 
-def create_store(path: Path, job: Job, request: Mapping[str, Any] | None = None) -> None:
+def create_store(path: Path | Place, job: Job, request: Mapping[str, Any] | None = None) -> None:
     """Make an empty store with all metadata, coordinates and the field; it appears whole or not at all.
 
     `request` is what the command line was asked for, recorded so that it need not be told again.
@@ -136,7 +140,9 @@ def create_store(path: Path, job: Job, request: Mapping[str, Any] | None = None)
     Raises
     ------
     OutputError
-        If the folder cannot be written.
+        If it cannot be written.
+    StoreLockedError
+        If another process is making it (in a bucket).
     """
     import zarr
 
@@ -215,11 +221,11 @@ def create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
         )
 
 
-def open_store_field(path: str | Path) -> Field:
+def open_store_field(path: str | Path | Place) -> Field:
     """Open the copy of the field in a store."""
     from stabdask.fields.reading import read_field
 
-    return read_field(field_path(path))
+    return read_field(field_path(path).origin)
 
 
 def write_partition(
@@ -237,23 +243,27 @@ def write_partition(
 
     # Blosc on several threads puts compressed blocks in the order in which they finish: other bytes each time.
     blosc.use_threads = False
-    root = Path(path)
+    n_writers = _WRITERS if place_of(path).local is not None else _BUCKET_WRITERS
+    root = place_of(path)
 
     def write(name: str) -> str:
         target, values = targets[name], arrays[name]
         rows = region(spec, name, partition)
         target[rows] = values
-        if values.size:  # an array without entries has no chunk files
-            _fsync_chunks(root / name, target.chunks[0], rows)
+        # A PUT is durable when it returns. An array without entries has no chunk files.
+        if values.size and root.local is not None:
+            _fsync_chunks(root.local / name, target.chunks[0], rows)
         return array_checksum(values)
 
     try:
         with (
             zarr.config.set({"array.write_empty_chunks": True}),
-            ThreadPoolExecutor(_WRITERS, thread_name_prefix="stabdask-write") as writers,
+            ThreadPoolExecutor(n_writers, thread_name_prefix="stabdask-write") as writers,
         ):
-            targets = _open_arrays(str(root), spec.fingerprint)
+            targets = _open_arrays(str(root), spec.fingerprint, tuple(arrays))
             return dict(zip(arrays, writers.map(write, arrays), strict=True))
+    except StabdaskError:
+        raise
     except OSError as error:
         raise OutputError(
             f"cannot write partition {partition} to {path}: {error.strerror or error}; make room or mend the "
@@ -262,10 +272,10 @@ def write_partition(
 
 
 @lru_cache(maxsize=2)
-def _open_arrays(path: str, fingerprint: str) -> dict[str, Any]:
+def _open_arrays(path: str, fingerprint: str, names: tuple[str, ...]) -> dict[str, Any]:
     """Open the arrays of a store once per process; `fingerprint` tells apart stores made at one path in turn."""
     group = open_group(path, mode="r+")
-    return {name: group[name] for name in VARIABLES if name in group}
+    return {name: group[name] for name in names}
 
 
 def region(spec: RunSpec, name: str, partition: int) -> slice:
@@ -298,13 +308,3 @@ def array_checksum(values: npt.NDArray[Any]) -> str:
     little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
     # Processors have instructions for SHA-256: twice as fast as BLAKE2 where it counts.
     return hashlib.sha256(little.reshape(-1).view(np.uint8).data).hexdigest()[:32]
-
-
-def writable(folder: Path) -> None:
-    """Raise `OutputError` if nothing can be written in `folder` or its nearest existing parent."""
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise OutputError(f"{folder} is a file, not a folder; choose another path for the store")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder} cannot be written; choose another path or mend the permissions")

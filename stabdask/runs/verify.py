@@ -192,6 +192,8 @@ def verify(
         for name, checksum in receipt.checksums.items():
             try:
                 matches = array_checksum(group[name][region(spec, name, number)]) == checksum
+            except ConnectionError:  # a bucket that does not answer says nothing about what it holds
+                raise
             except Exception:  # what a broken chunk raises depends on the codec it breaks in
                 matches = False
             if not matches:
@@ -249,6 +251,8 @@ def _damaged_parameters(path: str | Path, spec: RunSpec, group: Any) -> list[str
     """Return what in a store is read as parameters of the field and is not those of its run."""
     try:
         model = open_store_field(path)
+    except ConnectionError:
+        raise
     except Exception:  # as above
         return ["field"]
     if model.fingerprint != spec.field:
@@ -257,6 +261,8 @@ def _damaged_parameters(path: str | Path, spec: RunSpec, group: Any) -> list[str
     for name, values_of in parameter_values(model, spec.options).items():
         try:
             same = np.array_equal(group[name][...], values_of(spec.models), equal_nan=True)
+        except ConnectionError:
+            raise
         except Exception:  # as above
             same = False
         if not same:

@@ -10,7 +10,7 @@ import numpy as np
 from stabdask.analysis.network.moments import CoMoments
 from stabdask.analysis.network.saved import SavedKind
 from stabdask.errors import DamagedStoreError
-from stabdask.files import read_names, write_array, write_names
+from stabdask.files import place_of, read_names, write_array, write_names
 
 __all__ = ["open_moments", "save_moments"]
 
@@ -18,7 +18,7 @@ _MOMENTS = SavedKind("stabdask_moments", "co-moments", "co-moments", "CoMoments.
 _CHUNK_BYTES = 2**24
 
 
-def save_moments(moments: CoMoments, path: str | Path, *, overwrite: bool = False) -> Path:
+def save_moments(moments: CoMoments, path: str | Path, *, overwrite: bool = False) -> Path | str:
     """Write co-moments to a new Zarr group at `path`, which appears whole or not at all.
 
     Raises
@@ -26,8 +26,8 @@ def save_moments(moments: CoMoments, path: str | Path, *, overwrite: bool = Fals
     StoreMismatchError
         If `path` exists and `overwrite` is false.
     """
-    path = Path(path)
-    with _MOMENTS.new_group(path, overwrite=overwrite) as group:
+    place = place_of(path)
+    with _MOMENTS.new_group(place, overwrite=overwrite) as group:
         group.attrs.update(
             {
                 "count": moments.count,
@@ -42,7 +42,7 @@ def save_moments(moments: CoMoments, path: str | Path, *, overwrite: bool = Fals
         if moments.third is not None:
             write_array(group, "third", moments.third, ("gene",))
             write_array(group, "fourth", np.asarray([moments.fourth]), ("one",))
-    return path
+    return place.origin
 
 
 def open_moments(path: str | Path) -> CoMoments:

@@ -422,7 +422,7 @@ class CoMoments:
         # Which of the two divisions came first is a matter of rounding.
         return (out + out.T) / 2
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path | str:
         """Write to a new Zarr group at `path`, which appears whole or not at all.
 
         Raises

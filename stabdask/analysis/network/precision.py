@@ -360,7 +360,7 @@ class PrecisionMatrix:
         else:
             self._change_cells("forget", cell_changes.forgotten(self._cells, float(factor)), 1)
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path | str:
         """Write it to a new Zarr group, which appears whole or not at all.
 
         Raises

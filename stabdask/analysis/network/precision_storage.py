@@ -10,7 +10,7 @@ import numpy as np
 from stabdask.analysis.network.cell_changes import Cells
 from stabdask.analysis.network.saved import SavedKind
 from stabdask.errors import DamagedStoreError
-from stabdask.files import read_names, write_array, write_names
+from stabdask.files import place_of, read_names, write_array, write_names
 
 if TYPE_CHECKING:
     from stabdask.analysis.network.precision import PrecisionMatrix
@@ -20,11 +20,11 @@ __all__ = ["open_saved", "save"]
 _PRECISION = SavedKind("stabdask_network", "precision", "precision matrix", "PrecisionMatrix.save")
 
 
-def save(precision: PrecisionMatrix, path: str | Path, *, overwrite: bool = False) -> Path:
+def save(precision: PrecisionMatrix, path: str | Path, *, overwrite: bool = False) -> Path | str:
     """Write `precision` to a new Zarr group at `path`; see `PrecisionMatrix.save`."""
-    path = Path(path)
+    place = place_of(path)
     pair, cells = precision._pair, precision.cells
-    with _PRECISION.new_group(path, overwrite=overwrite) as group:
+    with _PRECISION.new_group(place, overwrite=overwrite) as group:
         attrs: dict[str, Any] = {
             "logdet": pair.logdet,
             "amount": precision.amount,
@@ -40,7 +40,7 @@ def save(precision: PrecisionMatrix, path: str | Path, *, overwrite: bool = Fals
         write_names(group, "gene", precision.genes.tolist(), "gene")
         write_array(group, "sigma", np.ascontiguousarray(precision.sigma), ("gene", "gene_b"))
         write_array(group, "theta", np.ascontiguousarray(precision.theta), ("gene", "gene_b"))
-    return path
+    return place.origin
 
 
 def open_saved(path: str | Path) -> PrecisionMatrix:

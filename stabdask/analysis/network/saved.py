@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stabdask.errors import DamagedStoreError, InputError, MissingFileError
-from stabdask.files import existing_path, new_directory, open_group
+from stabdask.files import Place, existing_place, new_directory, open_group
 
 __all__ = ["SavedKind"]
 
@@ -38,7 +38,7 @@ class SavedKind:
     plural: bool = False
 
     @contextmanager
-    def new_group(self, path: Path, *, overwrite: bool = False) -> Iterator[Any]:
+    def new_group(self, path: Place, *, overwrite: bool = False) -> Iterator[Any]:
         """Give an empty group that is at `path` once the block ends without error.
 
         Raises
@@ -63,7 +63,7 @@ class SavedKind:
         InputError
             If it is of another version.
         """
-        group = open_group(existing_path(path, f"saved {self.name}"))
+        group = open_group(existing_place(path, f"saved {self.name}"))
         found = group.attrs.get(self.attribute)
         if found != self.value:
             there = "" if found is None else f", but {found!r}"

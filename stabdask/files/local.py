@@ -1,4 +1,4 @@
-"""Small things files need everywhere: atomic writes, Zarr groups that appear whole or not at all, names."""
+"""Files and folders on a disk: atomic writes, folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from stabdask.errors import MissingFileError, OutputError, StabdaskError, StoreMismatchError
 
@@ -20,17 +16,13 @@ __all__ = [
     "existing_path",
     "fsync_directory",
     "fsync_file",
+    "missing_file",
     "new_directory",
     "new_file",
-    "open_group",
-    "read_names",
     "require_folder",
-    "write_array",
+    "writable",
     "write_atomically",
-    "write_names",
 ]
-
-_NAMES_PER_CHUNK = 65_536
 
 
 def existing_path(path: str | Path, what: str) -> Path:
@@ -44,12 +36,21 @@ def existing_path(path: str | Path, what: str) -> Path:
     path = Path(path)
     if path.exists():
         return path
+    raise missing_file(path, what)
+
+
+def missing_file(path: Path, what: str) -> MissingFileError:
+    """Return the error that says that nothing is at `path`."""
     folder = path.parent
-    if not folder.is_dir():
-        raise MissingFileError(f"no {what} at {path}: the folder {folder} does not exist")
-    siblings = sorted(p.name for p in folder.iterdir() if p.suffix == path.suffix and p.name[0] != ".")[:8]
-    there = f"; files of that kind there: {', '.join(siblings)}" if siblings else ""
-    raise MissingFileError(f"no {what} at {path}{there}")
+    if folder.is_dir():
+        siblings = sorted(p.name for p in folder.iterdir() if p.suffix == path.suffix and p.name[0] != ".")[
+            :8
+        ]
+        there = f"; files of that kind there: {', '.join(siblings)}" if siblings else ""
+    else:
+        there = f": the folder {folder} does not exist"
+    error: MissingFileError = MissingFileError(f"no {what} at {path}{there}")
+    return error
 
 
 def fsync_file(path: Path) -> None:
@@ -158,70 +159,11 @@ def new_file(path: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def open_group(path: str | Path, *, mode: str = "r") -> Any:
-    """Open the Zarr group at a local path without consolidated metadata.
-
-    Raises
-    ------
-    MissingFileError
-        If there is no Zarr group.
-    """
-    import zarr
-
-    try:
-        return zarr.open_group(str(path), mode=mode, use_consolidated=False)  # type: ignore[arg-type]
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise MissingFileError(f"{path} is not a Zarr group ({error})") from error
-
-
-def write_array(
-    group: Any,
-    name: str,
-    values: npt.NDArray[Any],
-    dims: tuple[str, ...],
-    attrs: dict[str, Any] | None = None,
-    *,
-    rows: int | None = None,
-) -> None:
-    """Write an in-memory array as one Zarr array, of one chunk or in chunks of `rows` rows."""
-    shape = tuple(max(1, n) for n in values.shape)
-    if rows is not None:
-        shape = (min(rows, shape[0]), *shape[1:])
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=shape,
-        dimension_names=dims,
-        attributes=attrs,
-        compressors=_checked_codecs(),
-    )
-    array[...] = values
-
-
-def _checked_codecs() -> list[Any]:
-    """Return codecs that notice a damaged chunk before anything is made of it."""
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-
-    return [ZstdCodec(level=3), Crc32cCodec()]
-
-
-def write_names(group: Any, name: str, values: Iterable[str], dim: str) -> None:
-    """Write names as a Zarr array of strings of any length."""
-    from zarr.dtype import VariableLengthUTF8
-
-    names = np.asarray([str(value) for value in values], dtype=object)
-    array = group.create_array(
-        name,
-        shape=names.shape,
-        dtype=VariableLengthUTF8(),
-        chunks=(max(1, min(len(names), _NAMES_PER_CHUNK)),),
-        dimension_names=(dim,),
-        compressors=_checked_codecs(),
-    )
-    array[...] = names
-
-
-def read_names(group: Any, name: str) -> npt.NDArray[np.str_]:
-    """Read names written by `write_names`."""
-    return np.asarray(group[name][...].astype(object), dtype=np.str_)
+def writable(folder: Path) -> None:
+    """Raise `OutputError` if nothing can be written in `folder` or its nearest existing parent."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file, not a folder; choose another path for the store")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder} cannot be written; choose another path or mend the permissions")
