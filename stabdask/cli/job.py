@@ -45,6 +45,11 @@ def add_commands(commands: Any) -> None:
     )
     run.add_argument("--no-dashboard", action="store_true", help="do not serve Dask's dashboard")
     run.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    run.add_argument(
+        "--repair",
+        action="store_true",
+        help="check the store first; compute and write again what is damaged, and say what it was",
+    )
     run.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
     add_json(run)
     run.set_defaults(execute=_run)
@@ -72,6 +77,8 @@ def _show_plan(options: argparse.Namespace, cells: xr.Dataset, field: Field) -> 
 def _run(options: argparse.Namespace) -> int:
     from stabdask.clusters import start_early
 
+    if options.dry_run and options.repair:
+        raise UsageError("--repair writes and --dry-run does not; 'stabdask verify' says what is damaged")
     if options.dry_run:
         return _dry_run(options)
     if not 0 <= options.allow_failed <= 1:
@@ -90,6 +97,7 @@ def _run(options: argparse.Namespace) -> int:
         gpu=options.gpu,
         progress=not options.quiet,
         dashboard=not options.no_dashboard,
+        repair=options.repair,
         **job_options(options, field),
     )
     print_json(report.to_dict()) if options.json else print(report)

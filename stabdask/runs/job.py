@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["Job", "RunSpec", "cells_identity", "prepare"]
+__all__ = ["Job", "RunSpec", "cells_identity", "labels_hash", "names_hash", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -276,17 +277,23 @@ def _check_dataset(cells: xr.Dataset) -> None:
 def cells_identity(cells: xr.Dataset) -> dict[str, str]:
     """Return hashes of the names, genes and labels of cells."""
     codes, labels = cluster_codes(cells)
-    digest = hashlib.blake2b(json.dumps(labels).encode(), digest_size=16)
-    digest.update(codes.astype("<i4").tobytes())
     return {
         "dtype": str(cell_state(cells).dtype),
-        "names": _hash_names(cell_names(cells)),
-        "genes": _hash_names(cells[cell_state(cells).dims[1]].to_numpy()),
-        "labels": digest.hexdigest(),
+        "names": names_hash(cell_names(cells)),
+        "genes": names_hash(cells[cell_state(cells).dims[1]].to_numpy()),
+        "labels": labels_hash(labels, codes),
     }
 
 
-def _hash_names(names: npt.NDArray[Any]) -> str:
+def labels_hash(labels: Sequence[str], codes: npt.NDArray[np.integer[Any]]) -> str:
+    """Return a hash of the labels of cells, given as numbers into `labels`."""
+    digest = hashlib.blake2b(json.dumps(labels).encode(), digest_size=16)
+    digest.update(codes.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def names_hash(names: npt.NDArray[Any]) -> str:
+    """Return a hash of names."""
     text = "\x00".join(str(name) for name in names.tolist())
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -18,14 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from stabdask.errors import DamagedStoreError, StoreLockedError
-from stabdask.files import write_atomically
+from stabdask.files import cannot_write, sweep_beside, write_atomically
 from stabdask.schema import count_failed
 
 __all__ = [
     "Receipt",
+    "has_receipts",
     "is_locked",
     "make_receipt_folder",
+    "mark_receipt_folder",
     "read_receipts",
+    "receipt_path",
+    "receipt_paths",
     "store_lock",
     "sweep_leftovers",
     "total_status",
@@ -110,21 +115,41 @@ class Receipt:
         return cls(**values)
 
 
+def has_receipts(store: str | Path) -> bool:
+    """Return whether a folder holds receipts, as only a store of a run does."""
+    return bool(receipt_paths(store))
+
+
 def make_receipt_folder(store: Path) -> None:
     """Make the folder of receipts, marked as a Zarr group so that readers of the store pass over it."""
-    folder = store / _FOLDER
-    folder.mkdir()
-    document = {"attributes": {}, "node_type": "group", "zarr_format": 3}
-    (folder / "zarr.json").write_text(json.dumps(document))
+    (store / _FOLDER).mkdir()
+    mark_receipt_folder(store)
 
 
-def _path(store: Path, partition: int) -> Path:
-    return store / _FOLDER / f"{partition:08d}.json"
+def mark_receipt_folder(store: Path) -> bool:
+    """Write what makes Zarr take the folder of receipts for a group, if it is not there. Return whether it was not."""
+    path = store / _FOLDER / "zarr.json"
+    data = json.dumps({"attributes": {}, "node_type": "group", "zarr_format": 3}).encode()
+    if path.is_file() and path.read_bytes() == data:
+        return False
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, data)
+    return True
+
+
+def receipt_path(store: str | Path, partition: int) -> Path:
+    """Return where the receipt of a partition lies."""
+    return Path(store) / _FOLDER / f"{partition:08d}.json"
+
+
+def receipt_paths(store: str | Path) -> list[Path]:
+    """Return where the receipts lie that there are, in the order of their partitions."""
+    return sorted((Path(store) / _FOLDER).glob("[0-9]*.json"))
 
 
 def write_receipt(store: str | Path, receipt: Receipt) -> None:
     """Write a receipt atomically; the last step of a partition."""
-    write_atomically(_path(Path(store), receipt.partition), receipt.to_json())
+    write_atomically(receipt_path(store, receipt.partition), receipt.to_json())
 
 
 def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
@@ -136,16 +161,18 @@ def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
         If a receipt cannot be read or belongs to another run.
     """
     receipts = {}
-    for path in sorted((Path(store) / _FOLDER).glob("[0-9]*.json")):
+    for path in receipt_paths(store):
         try:
             receipt = Receipt.from_json(path.read_bytes())
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DamagedStoreError(
-                f"receipt {path} cannot be read ({error}); delete it to recompute it"
+                f"receipt {path} cannot be read ({error}); run the same command with --repair (repair=True), which "
+                "computes its partition again"
             ) from error
         if receipt.fingerprint != fingerprint:
             raise DamagedStoreError(
-                f"receipt {path} belongs to another run; delete it to recompute its partition"
+                f"receipt {path} belongs to another run; run the same command with --repair (repair=True), which "
+                "computes its partition again"
             )
         receipts[receipt.partition] = receipt
     return receipts
@@ -153,11 +180,14 @@ def read_receipts(store: str | Path, fingerprint: str) -> dict[int, Receipt]:
 
 def sweep_leftovers(store: str | Path) -> int:
     """Delete temporary files that killed writers left; only while holding the lock. Return how many."""
-    n = 0
-    for pattern in ("**/*.partial", f"{_FOLDER}/.*.tmp"):
-        for path in Path(store).glob(pattern):
-            path.unlink(missing_ok=True)
-            n += 1
+    n = sweep_beside(Path(store))
+    try:
+        for pattern in ("**/*.partial", f"{_FOLDER}/.*.tmp", ".*.tmp", ".*.old"):
+            for path in Path(store).glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                n += 1
+    except OSError as error:
+        raise cannot_write(store, error) from error
     return n
 
 
@@ -177,9 +207,18 @@ def store_lock(store: str | Path) -> Iterator[None]:
     ------
     StoreLockedError
         If another run holds it.
+    OutputError
+        If it cannot be written.
     """
     path = Path(store) / _FOLDER / "lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError as error:
+        raise DamagedStoreError(
+            f"{store} has no folder {_FOLDER}; run the same command with --repair (repair=True)"
+        ) from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,8 +227,11 @@ def store_lock(store: str | Path) -> Iterator[None]:
             raise StoreLockedError(
                 f"another run ({holder}) is writing to {store}; wait for it or stop it, then run the command again"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            raise cannot_write(path, error) from error
         yield
         os.ftruncate(descriptor, 0)
     finally:

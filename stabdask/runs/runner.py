@@ -8,16 +8,27 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMismatchError, UsageError
+from stabdask.errors import (
+    DamagedStoreError,
+    MissingFileError,
+    OutputError,
+    RunFailedError,
+    StabdaskError,
+    StoreMismatchError,
+    UsageError,
+)
+from stabdask.fields.storage import open_field_cached
+from stabdask.files import sweep_beside
 from stabdask.runs.executors import open_executor
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.partition import PartitionTask, make_task
 from stabdask.runs.plan import format_bytes, gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
-from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers
+from stabdask.runs.receipts import Receipt, mark_receipt_folder, read_receipts, store_lock, sweep_leftovers
+from stabdask.runs.repair import Repair, backend_of_receipts, repair_attributes, repair_store
 from stabdask.runs.run_report import RunReport, make_report
 from stabdask.runs.sizing import block_bytes
-from stabdask.runs.store import create_store, read_spec, writable
+from stabdask.runs.store import create_store, field_path, read_spec, writable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,6 +51,7 @@ def run(
     partitions: Sequence[int] | None = None,
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
+    repair: bool = False,
     missing_cluster: str = "error",
     partition_cells: int | None = None,
     **options: Any,
@@ -72,6 +84,9 @@ def run(
         True for a bar on stderr, or a function called with a `Progress`.
     dashboard
         Whether to serve Dask's dashboard on loopback (only without `client`).
+    repair
+        First look for damage: the checksums of all finished partitions, their receipts, and what the store holds
+        beside results. What is damaged is computed or written again, and named in the report.
     missing_cluster, partition_cells
         See `stabdask.runs.job.prepare`.
     **options
@@ -90,13 +105,17 @@ def run(
         If the store belongs to another run.
     StoreLockedError
         If another run is writing to it.
+    DamagedStoreError
+        If what a run needs of the store is damaged; the message says what to do.
+    OutputError
+        If the store cannot be written, for want of room say.
     RunFailedError
         If partitions failed; what was finished is kept.
     BackendUnavailableError
         If the backend or, with `gpu`, what it takes to use a GPU is missing; nothing has been written.
     """
     n_gpus, options = gpu_request(options, gpu=gpu, workers=workers, client=client)
-    options = _with_recorded_backend(options, Path(store))
+    options = _with_recorded_backend(options, Path(store), repair=repair)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     return run_job(
         job,
@@ -108,6 +127,7 @@ def run(
         partitions=partitions,
         progress=progress,
         dashboard=dashboard,
+        repair=repair,
     )
 
 
@@ -122,6 +142,7 @@ def run_job(
     partitions: Sequence[int] | None = None,
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
+    repair: bool = False,
 ) -> RunReport:
     """Run a checked job, on the first `n_gpus` GPUs of this host if there are any; see `run`."""
     begin = time.monotonic()
@@ -133,10 +154,14 @@ def run_job(
             "memory and workers are those of the client's cluster; expected neither beside client"
         )
     plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus) if client is None else None
-    _make_or_match(path, job)
     show = ProgressWriter() if progress is True else (progress or None)
+    rewritten = _make_or_match(path, job, repair=repair)
     with store_lock(path):
         sweep_leftovers(path)
+        found = repair_store(path, job, metadata=rewritten) if repair else Repair()
+        if repair and isinstance(show, ProgressWriter):
+            show.message(str(found))
+        _check_field(path, job)
         receipts = read_receipts(path, spec.fingerprint)
         todo = [number for number in order if number not in receipts]
         n_workers = 0
@@ -154,7 +179,7 @@ def run_job(
             sweep_leftovers(path)
             if failures:
                 raise _failed(failures, path)
-    return make_report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin)
+    return make_report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin, found)
 
 
 def finished_partitions(
@@ -188,14 +213,16 @@ def finished_partitions(
     return len(read_receipts(path, job.spec.fingerprint))
 
 
-def _with_recorded_backend(options: dict[str, Any], path: Path) -> dict[str, Any]:
+def _with_recorded_backend(options: dict[str, Any], path: Path, *, repair: bool = False) -> dict[str, Any]:
     """Let a run that is resumed use the backend it began with, whatever this machine would choose today."""
     if options.get("backend", "auto") != "auto" or not path.exists():
         return options
     try:
         return {**options, "backend": read_spec(path).options.backend}
     except StabdaskError:
-        return options  # what is wrong with the store is said where it is opened
+        # What is wrong with the store is said where it is opened.
+        backend = backend_of_receipts(path) if repair else None
+        return options if backend is None else {**options, "backend": backend}
 
 
 def _order(partitions: Sequence[int] | None, n_partitions: int) -> list[int]:
@@ -208,13 +235,32 @@ def _order(partitions: Sequence[int] | None, n_partitions: int) -> list[int]:
     return order
 
 
-def _make_or_match(path: Path, job: Job) -> None:
-    """Make the store if there is none; refuse one that belongs to another run."""
+def _make_or_match(path: Path, job: Job, *, repair: bool) -> dict[str, str]:
+    """Make the store if there is none; refuse one that belongs to another run. Return what was repaired, and why."""
+    rewritten: dict[str, str] = {}
     if not path.exists():
         writable(path.parent)
+        sweep_beside(path)
         _refuse_without_room(path, job)
         create_store(path, job)
+    elif repair:
+        rewritten = repair_attributes(path, job)
     _match(path, job)
+    if repair and mark_receipt_folder(path):
+        rewritten["receipts"] = "its description is not that of the run"
+    return rewritten
+
+
+def _check_field(path: Path, job: Job) -> None:
+    """Refuse a damaged copy of the field before workers stumble over it."""
+    # What this process read in an earlier run says nothing of what is on disk now.
+    open_field_cached.cache_clear()
+    try:
+        open_field_cached(str(field_path(path)), job.spec.field)
+    except (DamagedStoreError, MissingFileError) as error:
+        raise DamagedStoreError(
+            f"{error}, or run the same command with --repair (repair=True), which does so"
+        ) from error
 
 
 def _refuse_without_room(path: Path, job: Job) -> None:

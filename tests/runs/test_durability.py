@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from durable import OPTIONS, PARTITION, assert_same, bytes_of, command, flip, open_small, run_small
 
 import stabdask as sd
 from stabdask.errors import (
@@ -27,40 +27,8 @@ from stabdask.errors import (
 )
 from stabdask.runs import partition as partition_module
 from stabdask.runs import receipts as receipts_module
-from stabdask.runs.receipts import read_receipts, store_lock
+from stabdask.runs.receipts import store_lock
 from stabdask.runs.store import read_spec
-
-PARTITION = 50
-QUANTITIES = ["default", "participation", "sensitivity"]  # arrays of cells and sums by partition
-OPTIONS = {
-    "partition_cells": PARTITION,
-    "elements": [("g00", "g01"), ("g05", "g05")],
-    "quantities": QUANTITIES,
-    "progress": False,
-}
-
-
-def open_small(small) -> tuple[xr.Dataset, sd.Field]:
-    return sd.open_cells(small.atlas, layer="M_t", cluster_key="state"), sd.read_field(small.field)
-
-
-def run_small(small, store: Path, **options) -> sd.RunReport:
-    cells, field = open_small(small)
-    return sd.run(cells, field, store, **{"workers": 0, **OPTIONS, **options})
-
-
-def bytes_of(store: Path) -> dict[str, str]:
-    """Return a hash of every file of a store but receipts, whose times differ, and the lock."""
-    return {
-        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and path.parent.name != "receipts"
-    }
-
-
-def checksums_of(store: Path) -> dict[int, dict[str, str]]:
-    spec = read_spec(store)
-    return {number: receipt.checksums for number, receipt in read_receipts(store, spec.fingerprint).items()}
 
 
 @pytest.fixture
@@ -69,12 +37,6 @@ def undisturbed(small, tmp_path: Path) -> Path:
     assert report.complete
     assert report.n_partitions == report.n_partitions_computed == 5
     return tmp_path / "undisturbed.zarr"
-
-
-def assert_same(store: Path, other: Path) -> None:
-    assert bytes_of(store) == bytes_of(other)
-    assert checksums_of(store) == checksums_of(other)
-    assert sd.status(store).complete
 
 
 def test_again_computes_nothing(small, undisturbed: Path) -> None:
@@ -206,48 +168,6 @@ sd.run(cells, sd.read_field({str(small.field)!r}), {str(store)!r}, workers=0, **
     report = run_small(small, store)
     assert report.n_partitions_computed == 5 - n_done
     assert_same(store, undisturbed)
-
-
-def command(small, store: Path, *more: str) -> list[str]:
-    return [
-        sys.executable, "-m", "stabdask.cli.main", "run", str(small.atlas), "--field", str(small.field),
-        "--layer", "M_t", "--cluster-key", "state", "--store", str(store), "--partition-cells", "5",
-        "--no-dashboard", "--quantities", ",".join(QUANTITIES), *more,
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("n_kills", [3, pytest.param(40, marks=pytest.mark.slow)])
-def test_client_killed_at_random_moments(small, tmp_path: Path, n_kills: int) -> None:
-    calm, store = tmp_path / "calm.zarr", tmp_path / "o.zarr"
-    subprocess.run(command(small, calm, "--workers", "0"), check=True, capture_output=True)
-    rng = np.random.default_rng(1)
-    done: set[int] = set()
-    for kill in range(n_kills):
-        workers = "2" if kill % 2 else "0"
-        process = subprocess.Popen(
-            command(small, store, "--workers", workers),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            process.wait(timeout=rng.uniform(1.0, 5.0))
-        except subprocess.TimeoutExpired:
-            # The whole tree half of the time, the client alone otherwise.
-            (os.killpg if kill % 4 < 2 else os.kill)(process.pid, signal.SIGKILL)
-            process.wait()
-        if store.exists():
-            receipts = read_receipts(store, read_spec(store).fingerprint)
-            assert done <= set(receipts), "a receipt was lost"
-            done = set(receipts)
-    deadline = time.monotonic() + 60
-    while store.exists() and sd.status(store).running and time.monotonic() < deadline:
-        time.sleep(0.2)
-    finished = subprocess.run(
-        command(small, store, "--workers", "0", "--json"), capture_output=True, text=True, check=True
-    )
-    assert json.loads(finished.stdout)["n_partitions_computed"] == 46 - len(done)
-    assert_same(store, calm)
 
 
 def test_interrupted_run_is_resumable(small, tmp_path: Path) -> None:
@@ -392,12 +312,6 @@ def test_what_is_no_store_is_not_overwritten(small, tmp_path: Path, what: str) -
     with pytest.raises(StoreMismatchError, match="is not a stabdask store"):
         run_small(small, store)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
-
-
-def flip(path: Path, position: int = -1) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x10
-    path.write_bytes(bytes(data))
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
