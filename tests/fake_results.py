@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -127,3 +128,77 @@ def fake_genes(**attrs: Any) -> pd.DataFrame:
     table = table.loc[table["participation"].abs().sort_values(ascending=False).index].reset_index(drop=True)
     table.attrs = {"cluster": "GMP", "n_cells": 40, "leading_fraction": 0.75, **attrs}
     return table
+
+
+def fake_knockouts(
+    labels: Sequence[str] = ("MEP", "GMP"), *, order: int = 1, n_cells: int = 12, seed: int = 0
+) -> xr.Dataset:
+    """Return what `stabdask.knockouts` does, for cells whose clusters take turns."""
+    rng = np.random.default_rng(seed)
+    genes = list(combinations(GENES, order))
+    codes = np.arange(n_cells) % len(labels)
+    shift = rng.normal(size=(len(labels), len(genes)))[codes] + 0.1 * rng.normal(size=(n_cells, len(genes)))
+    abscissa = rng.normal(size=n_cells)
+    after = abscissa[:, None] + shift
+    both = ("cell", "knockout")
+    pair = {"gene_a": 0, "gene_b": 1} if order == 2 else {}
+    return xr.Dataset(
+        {
+            "knockout_abscissa": (both, after),
+            "knockout_unstable_count": (both, (after > 0).astype(np.int32)),
+            "predicted_shift": (both, 1.5 * shift),
+            "abscissa": ("cell", abscissa),
+            "unstable_count": ("cell", (abscissa > 0).astype(np.int32)),
+            "cluster_code": ("cell", codes.astype(np.int32)),
+        },
+        coords={
+            "cell": [f"cell{i}" for i in range(n_cells)],
+            "knockout": np.array(["+".join(names) for names in genes], dtype=object),
+            "cluster": np.array(labels, dtype=object),
+            "cell_cluster": ("cell", np.array(labels, dtype=object)[codes]),
+            **{
+                name: ("knockout", np.array([names[part] for names in genes], dtype=object))
+                for name, part in pair.items()
+            },
+        },
+    )
+
+
+def fake_responses(
+    labels: Sequence[str] = ("MEP", "GMP"), *, n_effectors: int = 8, n_regulators: int = 5, n_cells: int = 12
+) -> xr.Dataset:
+    """Return results with responses of cells whose clusters take turns; of the first four, three cannot be trusted.
+
+    Those are inaccurate, singular and not computed.
+    """
+    rng = np.random.default_rng(0)
+    names = [*GENES, *(f"REG{i:04d}" for i in range(100))]
+    codes = np.arange(n_cells) % len(labels)
+    status, condition = np.zeros(n_cells, dtype=np.uint8), 10.0 ** rng.uniform(1, 4, n_cells)
+    status[1:4] = 2, 6, 255
+    condition[1:4] = 1e15, np.inf, np.nan
+    values = rng.normal(size=(n_cells, n_effectors, n_regulators))
+    values[1], values[2:4] = 1e9, np.nan
+    return xr.Dataset(
+        {
+            "response": (("cell", "block_effector", "block_regulator"), values),
+            "response_status": ("cell", status),
+            "response_condition": ("cell", condition),
+            "cluster_code": ("cell", codes.astype(np.int32)),
+        },
+        coords={
+            "cell": [f"cell{i}" for i in range(n_cells)],
+            "block_effector": np.array(names[:n_effectors], dtype=object),
+            "block_regulator": np.array(names[:n_regulators], dtype=object),
+            "cluster": np.array(labels, dtype=object),
+            "cell_cluster": ("cell", np.array(labels, dtype=object)[codes]),
+        },
+    )
+
+
+def fake_timings(sizes: Sequence[int] = (50, 200, 1000)) -> list[dict[str, float]]:
+    """Return seconds of direct inversion and of two ways of updating, the second the faster for many genes."""
+    return [
+        {"n_genes": n, "rank": 5, "direct": 1e-9 * n**3, "_slow": 4e-9 * n**2, "$fast$": 1e-9 * n**2}
+        for n in sizes
+    ]

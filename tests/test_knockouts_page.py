@@ -38,6 +38,8 @@ def test_the_code_gives_what_the_page_says(said: tuple[Path, str]) -> None:
     correlation = re.search(r"correlation: (\S+)", out)
     assert correlation is not None
     assert 0.8 < float(correlation[1]) < 1.0
+    for figure in ("shifts", "pairs"):
+        assert (said[0] / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_runs(

@@ -25,7 +25,7 @@ def test_the_code_and_the_commands_run(tmp_path: Path, monkeypatch: pytest.Monke
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "path='low rank'" in done.stdout
-    for figure in ("correlations", "changes"):
+    for figure in ("correlations", "changes", "precision", "timing"):
         assert (tmp_path / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     network = sd.network.PrecisionMatrix.open(tmp_path / "network.zarr")
     cells = sd.open_cells(tmp_path / "stabdask-demo/cells.h5ad", layer="M_t", cluster_key="cell_type")

@@ -28,6 +28,8 @@ def test_the_code_runs(tmp_path: Path) -> None:
     assert "SPI1:GATA1" in done.stdout
     assert "\n0 cells with responses that are inaccurate" in done.stdout
 
+    assert (tmp_path / "responses.png").read_bytes().startswith(b"\x89PNG")
+    assert "Responses of progenitor" in (tmp_path / "report.html").read_text()
     ds = sd.open_results(tmp_path / "responses.zarr")
     cells = sd.open_cells(tmp_path / "stabdask-demo/cells.h5ad", layer="M_t", cluster_key="cell_type")
     field = sd.read_field(tmp_path / "stabdask-demo/field.zarr")

@@ -15,12 +15,25 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["rank_knockouts"]
+__all__ = ["rank_knockouts", "strongest_ends"]
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 
 _BY_KNOCKOUT = ("knockout_abscissa", "knockout_unstable_count", "predicted_shift")
 _NEEDED = (*_BY_KNOCKOUT, "abscissa", "unstable_count")
+_FIGURES = (
+    "mean_shift",
+    "median_shift",
+    "stabilized",
+    "destabilized",
+    "unstable_change",
+    "predicted_shift",
+    "n_cells",
+)
+
+_SLICE_BYTES = 4 * 2**20
+"""Numbers of some knockouts that are worked on together, with temporaries as large."""
 
 
 def rank_knockouts(
@@ -83,53 +96,70 @@ def rank_knockouts(
     groups = group_cells(ds, by)
     names = np.atleast_1d(ds["knockout"].to_numpy())
     arrays = {name: ds[name].transpose("cell", ...).to_numpy() for name in _NEEDED}
-    for name in _BY_KNOCKOUT:
-        # Of a Dataset of which one knockout was selected, too.
-        arrays[name] = arrays[name].reshape(len(groups.codes), len(names))
-    shift = arrays["knockout_abscissa"] - arrays["abscissa"][:, None]
+    # Of a Dataset of which one knockout was selected, too; a number of each cell is a column.
+    arrays = {
+        name: values.reshape(len(groups.codes), len(names) if name in _BY_KNOCKOUT else 1)
+        for name, values in arrays.items()
+    }
     tables = []
     for number, place in enumerate(np.ndindex(groups.shape)):
-        rows = groups.codes == number
-        if not rows.any():
+        rows = np.flatnonzero(groups.codes == number)
+        if not len(rows):
             continue
-        table = _means(shift[rows], {name: values[rows] for name, values in arrays.items()})
+        table = _means(arrays, rows)
         table.insert(0, "knockout", names)
         for position, (name, labels) in enumerate(zip(groups.names, groups.labels, strict=True)):
             table.insert(position, name, labels[place[position]])
         table = table.sort_values("mean_shift", kind="stable", na_position="last")
         if top is not None:
-            table = _ends(table, int(top))
+            table = strongest_ends(table, int(top))
         tables.append(table)
-    columns = [*groups.names, "knockout", *_means(shift[:0], {k: v[:0] for k, v in arrays.items()}).columns]
+    columns = [*groups.names, "knockout", *_FIGURES]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
     table.attrs["n_failed"] = int(np.isnan(arrays["abscissa"]).sum())
     return table
 
 
-def _means(shift: Array, arrays: dict[str, npt.NDArray[Any]]) -> pd.DataFrame:
-    """Return the figures of each knockout over the cells of a group."""
+def _means(arrays: dict[str, npt.NDArray[Any]], rows: Index) -> pd.DataFrame:
+    """Return the figures of each knockout over the cells of a group, those of some knockouts after those of others."""
     import pandas as pd
 
+    n_knockouts = arrays["knockout_abscissa"].shape[1]
+    step = max(1, _SLICE_BYTES // (8 * len(rows)))
+    parts = [
+        _means_of_some(
+            {
+                name: values[rows, first : first + step] if name in _BY_KNOCKOUT else values[rows]
+                for name, values in arrays.items()
+            }
+        )
+        for first in range(0, n_knockouts, step)
+    ]
+    return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in _FIGURES})
+
+
+def _means_of_some(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Return the figures of all knockouts over all cells of `arrays`."""
+    shift = arrays["knockout_abscissa"] - arrays["abscissa"]
     known = ~np.isnan(shift)
     n_known = known.sum(axis=0)
     solved = n_known > 0
     median = np.full(shift.shape[1], np.nan)
     median[solved] = np.nanmedian(shift[:, solved], axis=0)
-    before, after = arrays["unstable_count"][:, None], arrays["knockout_unstable_count"]
+    before, after = arrays["unstable_count"], arrays["knockout_unstable_count"]
     predicted = arrays["predicted_shift"]
     # Beside what was solved, the prediction for the same cells.
     counted = ~np.isnan(predicted) & (known | ~solved)
-    return pd.DataFrame(
-        {
-            "mean_shift": _mean(shift, known),
-            "median_shift": median,
-            "stabilized": _mean((before > 0) & (after == 0), known),
-            "destabilized": _mean((before == 0) & (after > 0), known),
-            "unstable_change": _mean(after - before, known),
-            "predicted_shift": _mean(predicted, counted),
-            "n_cells": np.where(solved, n_known, counted.sum(axis=0)),
-        }
+    figures = (
+        _mean(shift, known),
+        median,
+        _mean((before > 0) & (after == 0), known),
+        _mean((before == 0) & (after > 0), known),
+        _mean(after - before, known),
+        _mean(predicted, counted),
+        np.where(solved, n_known, counted.sum(axis=0)),
     )
+    return dict(zip(_FIGURES, figures, strict=True))
 
 
 def _mean(values: npt.NDArray[Any], where: npt.NDArray[np.bool_]) -> Array:
@@ -139,8 +169,8 @@ def _mean(values: npt.NDArray[Any], where: npt.NDArray[np.bool_]) -> Array:
     return np.asarray(np.where(n > 0, total / np.maximum(n, 1), np.nan), dtype=np.float64)
 
 
-def _ends(table: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Return the `top` rows that stabilize most and the `top` that destabilize most, in their order."""
+def strongest_ends(table: pd.DataFrame, top: int) -> pd.DataFrame:
+    """Return the `top` rows that stabilize most and the `top` that destabilize most, of a sorted table of one group."""
     import pandas as pd
 
     down, up = table[table["mean_shift"] < 0], table[table["mean_shift"] > 0]

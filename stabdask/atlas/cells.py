@@ -16,11 +16,10 @@ from stabdask.atlas.sources import CellSource, open_cell_source
 from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError, near_misses
 
 if TYPE_CHECKING:
-    import dask.array as da
     import xarray as xr
     from anndata import AnnData
 
-__all__ = ["block_rows", "cell_names", "cell_state", "cluster_codes", "open_cells", "refuse_persisted"]
+__all__ = ["block_rows", "cell_names", "cell_state", "cluster_codes", "open_cells"]
 
 _BLOCK_BYTES = 8 * 2**20
 _MOST_ROWS = 2048
@@ -172,21 +171,6 @@ def cell_state(cells: xr.Dataset) -> xr.DataArray:
     raise MissingKeyError(
         "the cells have neither 'expression' nor 'coordinates'; expected a Dataset from open_cells"
     )
-
-
-def refuse_persisted(state: da.Array) -> None:
-    """Refuse an array that lives in the memory of a cluster, which tasks of our own cannot carry.
-
-    Raises
-    ------
-    UsageError
-        If it was persisted on a cluster.
-    """
-    # Looked for before Dask optimizes the graph, which leaves such data out.
-    if any(type(value).__name__ == "Future" for value in dict(state.__dask_graph__()).values()):
-        raise UsageError(
-            "the expression was persisted on a cluster; pass the cells as open_cells returned them"
-        )
 
 
 def cell_names(cells: xr.Dataset) -> npt.NDArray[Any]:

@@ -17,6 +17,7 @@ __all__ = [
     "add_field_arguments",
     "add_input_arguments",
     "add_job_arguments",
+    "add_missing_cluster_argument",
     "chosen_field",
     "job_inputs",
     "job_options",
@@ -95,15 +96,20 @@ def _gene_names(path: Path) -> list[str]:
         raise UsageError(f"--gene-names {path} cannot be read ({error}); expected a text file") from error
 
 
-def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what says which cells, which field, and what to compute."""
-    data = add_input_arguments(parser)
-    data.add_argument(
+def add_missing_cluster_argument(group: Any) -> None:
+    """Add what becomes of cells that the field was not fitted for."""
+    group.add_argument(
         "--missing-cluster",
         default="error",
         metavar="HOW",
         help="cells whose cluster has no parameters: 'error', 'skip', or 'W_<cluster>' to use that cluster's",
     )
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which cells, which field, and what to compute."""
+    data = add_input_arguments(parser)
+    add_missing_cluster_argument(data)
     data.add_argument(
         "--obs",
         default="",

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
-from contextlib import nullcontext
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stabdask.cli.arguments import add_input_arguments, open_inputs
-from stabdask.cli.common import add_json, figure, fit_table, plain_values, print_json
-from stabdask.errors import OutputError, UsageError
+from stabdask.cli.common import figure, fit_table, print_json
+from stabdask.cli.scans import (
+    add_output_arguments,
+    add_workers_argument,
+    check_scan,
+    client_of,
+    write_result,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["add_commands"]
 
-_ENDINGS = (".json", ".csv")
 _WORDS = {
     "converged": "to a fixed point",
     "boundary": "to the boundary",
@@ -53,25 +56,18 @@ def add_commands(commands: Any) -> None:
         action="store_true",
         help="also equilibria at which genes are held at zero expression: no fixed points of the field",
     )
-    what.add_argument("--workers", type=int, default=0, help="worker processes (0: threads of this process)")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write all of it to a .json, or the table to a .csv"
-    )
-    add_json(parser)
+    add_workers_argument(what)
+    add_output_arguments(parser, "all of it to a .json, or the table to a .csv")
     parser.set_defaults(execute=_fixed_points)
 
 
 def _fixed_points(options: argparse.Namespace) -> int:
-    _check(options)
+    check_scan(options)
+    from stabdask.analysis.fixed_point_table import fixed_point_table
     from stabdask.runs.fixed_points import fixed_points
 
     cells, field = open_inputs(options)
-    context: Any = nullcontext()
-    if options.workers:
-        from stabdask.clusters import local_client
-
-        context = local_client(n_workers=options.workers, memory_limit=None, dashboard=False)
-    with context as client:
+    with client_of(options) as client:
         ds = fixed_points(
             field,
             cells,
@@ -82,37 +78,14 @@ def _fixed_points(options: argparse.Namespace) -> int:
             boundary=options.boundary,
             client=client,
         )
+    values = _values(ds)
     if options.output is not None:
-        _write(ds, options.output)
+        write_result(options.output, values, partial(fixed_point_table, ds))
     if options.json:
-        print_json(_values(ds))
+        print_json(values)
     else:
         print(_text(ds))
     return 0
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Refuse what would fail after the search, before it."""
-    if options.workers < 0:
-        raise UsageError(f"--workers {options.workers}; expected at least 0")
-    path = options.output
-    if path is None:
-        return
-    if path.suffix.lower() not in _ENDINGS:
-        raise UsageError(f"--output {path}; expected a name that ends in {' or '.join(_ENDINGS)}")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"cannot write {path}: the folder {path.absolute().parent} does not exist")
-
-
-def _write(ds: xr.Dataset, path: Path) -> None:
-    from stabdask.analysis.fixed_point_table import fixed_point_table
-    from stabdask.files import write_atomically
-
-    if path.suffix.lower() == ".csv":
-        text = fixed_point_table(ds).to_csv(index=False)
-    else:
-        text = json.dumps(plain_values(_values(ds)), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
 
 
 def _values(ds: xr.Dataset) -> dict[str, Any]:

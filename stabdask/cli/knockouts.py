@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import json
-from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.cli.arguments import add_input_arguments, open_inputs, parse_elements, parse_genes
-from stabdask.cli.common import add_json, figure, fit_table, plain_values, print_json
-from stabdask.errors import OutputError, UsageError
+from stabdask.cli.arguments import (
+    add_input_arguments,
+    add_missing_cluster_argument,
+    open_inputs,
+    parse_elements,
+    parse_genes,
+)
+from stabdask.cli.common import figure, fit_table, print_json
+from stabdask.cli.scans import (
+    add_output_arguments,
+    add_workers_argument,
+    check_scan,
+    client_of,
+    write_result,
+)
+from stabdask.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 __all__ = ["add_commands"]
-
-_ENDINGS = (".json", ".csv")
 
 
 def add_commands(commands: Any) -> None:
@@ -47,42 +55,32 @@ def add_commands(commands: Any) -> None:
     )
     what.add_argument("--n-cells", type=int, metavar="N", help="cells of each cluster, at random (all)")
     what.add_argument("--seed", type=int, default=0, help="of the cells drawn (0)")
-    what.add_argument(
-        "--missing-cluster",
-        default="error",
-        metavar="HOW",
-        help="cells whose cluster has no parameters: 'error', 'skip', or 'W_<cluster>' to use that cluster's",
-    )
+    add_missing_cluster_argument(what)
     what.add_argument(
         "--tolerance", type=float, default=0.0, help="real parts above this count as unstable (0)"
     )
     what.add_argument("--backend", default="auto", help="eigensolver backend (auto)")
-    what.add_argument("--workers", type=int, default=0, help="worker processes (0: threads of this process)")
+    what.add_argument("--memory", metavar="SIZE", help="what results may take, e.g. 4GB (what is available)")
+    add_workers_argument(what)
     parser.add_argument(
         "--top", type=int, default=10, metavar="N", help="rows printed of each end of each cluster (10)"
     )
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write the whole table to a .csv or a .json"
-    )
-    add_json(parser)
+    add_output_arguments(parser, "the whole table to a .csv or a .json")
     parser.set_defaults(execute=_knockouts)
 
 
 def _knockouts(options: argparse.Namespace) -> int:
-    _check(options)
+    check_scan(options)
+    if options.top < 1:
+        raise UsageError(f"--top {options.top}; expected at least 1")
     from stabdask.analysis.knockout_ranking import rank_knockouts
     from stabdask.runs.knockouts import knockouts
 
     cells, field = open_inputs(options)
-    context: Any = nullcontext()
-    if options.workers:
-        from stabdask.clusters import local_client
-
-        context = local_client(n_workers=options.workers, memory_limit=None, dashboard=False)
     pairs = None
     if options.pairs is not None:
         pairs = parse_elements(options.pairs, set(field.genes.tolist()), "--pairs")
-    with context as client:
+    with client_of(options) as client:
         ds = knockouts(
             field=field,
             cells=cells,
@@ -95,42 +93,18 @@ def _knockouts(options: argparse.Namespace) -> int:
             missing_cluster=options.missing_cluster,
             tolerance=options.tolerance,
             backend=options.backend,
+            memory=options.memory,
             client=client,
         )
     table = rank_knockouts(ds)
     values = _values(ds, table)
     if options.output is not None:
-        _write(table, values, options.output)
+        write_result(options.output, values, lambda: table)
     if options.json:
         print_json(values)
     else:
         print(_text(ds, table, rank_knockouts(ds, top=options.top)))
     return 0
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Refuse what would fail after the work, before it."""
-    if options.workers < 0:
-        raise UsageError(f"--workers {options.workers}; expected at least 0")
-    if options.top < 1:
-        raise UsageError(f"--top {options.top}; expected at least 1")
-    path = options.output
-    if path is None:
-        return
-    if path.suffix.lower() not in _ENDINGS:
-        raise UsageError(f"--output {path}; expected a name that ends in {' or '.join(_ENDINGS)}")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"cannot write {path}: the folder {path.absolute().parent} does not exist")
-
-
-def _write(table: pd.DataFrame, values: dict[str, Any], path: Path) -> None:
-    from stabdask.files import write_atomically
-
-    if path.suffix.lower() == ".csv":
-        text = table.to_csv(index=False)
-    else:
-        text = json.dumps(plain_values(values), indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
 
 
 def _values(ds: xr.Dataset, table: pd.DataFrame) -> dict[str, Any]:

@@ -11,14 +11,15 @@ import numpy.typing as npt
 
 from stabdask.analysis.drivers import edge_matrices, has_edges
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
+from stabdask.plotting.bars import bars_size, draw_bars, legend_above, title_above
+from stabdask.plotting.matrices import draw_matrix, largest, matrix_size
 from stabdask.plotting.style import (
     ACTIVATION,
     INHIBITION,
     axes_for,
+    check_count,
     check_save,
-    color_bar,
     count_text,
-    diverging,
     plain,
     save_figure,
     short,
@@ -89,7 +90,7 @@ def driver_genes(
     rows = leading_rows(found, "participation", top)
     values = rows["participation"].to_numpy(dtype=np.float64)
     spread = rows["std"].to_numpy(dtype=np.float64)
-    ax = axes_for(ax, save, _size(rows["gene"].tolist()))
+    ax = axes_for(ax, save, bars_size(rows["gene"].tolist()))
     _bars(
         ax,
         [short(name) for name in rows["gene"]],
@@ -150,7 +151,7 @@ def driver_edges(
         for j, i, weight in zip(rows["regulator"], rows["effector"], weights, strict=True)
     ]
     colors = [weight_color(weight) for weight in weights]
-    ax = axes_for(ax, save, _size(names))
+    ax = axes_for(ax, save, bars_size(names))
     _bars(ax, names, values, spread, colors)
     kind = "mean ± std over cells" if np.isfinite(spread).any() else "mean over cells"
     ax.set_xlabel(f"{edge_label(found, by)},\n{kind}")
@@ -203,26 +204,10 @@ def driver_heatmap(
     """
     check_save(save)
     values, effectors, regulators = _sensitivities(ds, cluster, top, existing)
-    shape = values.shape
-    size = (1.9 + 0.24 * max(shape[1], 6), 1.3 + 0.22 * max(shape[0], 5))
-    ax = axes_for(ax, save, size)
-    ax.set_facecolor("#EDEDED")
-    most = float(np.nanmax(np.abs(values))) or 1.0
-    image = ax.imshow(values, cmap=diverging(), vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
-    ax.set_xticks(
-        np.arange(shape[1]), labels=[short(n, 18) for n in regulators], rotation=90, fontsize="small"
-    )
-    ax.set_yticks(np.arange(shape[0]), labels=[short(n, 18) for n in effectors], fontsize="small")
-    ax.set_xticks(np.arange(shape[1] + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(shape[0] + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="white", linewidth=0.6)
-    ax.tick_params(which="both", length=0)
-    plain([*ax.get_xticklabels(), *ax.get_yticklabels()])
-    ax.set_xlabel("regulator")
-    ax.set_ylabel("effector")
-    color_bar(ax, image, _LABELS["sensitivity"].format(of="W" if "weight" in ds else "J"))
-    title = ax.set_title(short(cluster), fontsize="medium")
-    plain([title])
+    ax = axes_for(ax, save, matrix_size(effectors, regulators))
+    label = _LABELS["sensitivity"].format(of="W" if "weight" in ds else "J")
+    draw_matrix(ax, values, effectors, regulators, label=label)
+    plain([ax.set_title(short(cluster), fontsize="medium")])
     save_figure(ax.figure, save)
     return ax
 
@@ -231,16 +216,15 @@ def _sensitivities(
     ds: xr.Dataset, cluster: str, top: int, existing: bool
 ) -> tuple[npt.NDArray[np.float64], list[str], list[str]]:
     """Return the largest sensitivities of a cluster, ``(effector, regulator)``, and their names."""
-    _check_top(top)
+    check_count("top", top)
     _check_results(ds, "sensitivity_mean" if not has_edges(ds) else None, cluster)
     labels = [str(label) for label in np.atleast_1d(ds["cluster"].to_numpy())]
     values, _, weights = edge_matrices(ds, labels.index(cluster))
     if existing:
         values = np.where((weights == 0) | np.isnan(weights), np.nan, values)
-    size = np.where(np.isfinite(values), np.abs(values), 0.0)
-    if not size.any():
+    if not np.nan_to_num(values).any():
         raise InputError(f"no cell of cluster {cluster!r} has sensitivities other than 0")
-    rows, columns = (_largest(size.max(axis=axis), top) for axis in (1, 0))
+    rows, columns = (largest(values, axis, top) for axis in (0, 1))
     names = ds["regulator"].to_numpy().astype(str)
     return values[np.ix_(rows, columns)], names[rows].tolist(), names[columns].tolist()
 
@@ -256,11 +240,6 @@ def _check_results(ds: xr.Dataset, missing: str | None, cluster: str) -> None:
         raise MissingKeyError(f"no cluster {cluster!r}; {near_misses(cluster, labels, noun='clusters')}")
 
 
-def _largest(size: npt.NDArray[np.float64], top: int) -> npt.NDArray[np.intp]:
-    order = np.argsort(-size, kind="stable")[:top]
-    return order[size[order] > 0]
-
-
 def edge_label(table: pd.DataFrame, by: str) -> str:
     """Return what an axis that shows the column `by` of a table of edges is called."""
     return _LABELS[by].format(of=table.attrs.get("of", "W"))
@@ -268,7 +247,7 @@ def edge_label(table: pd.DataFrame, by: str) -> str:
 
 def edge_table(table: pd.DataFrame | xr.Dataset, cluster: str | None, by: str, top: int) -> pd.DataFrame:
     """Return the table of edges that a figure is drawn from, checked: of results, the `top` ones."""
-    _check_top(top)
+    check_count("top", top)
     if by not in _LABELS:
         raise UsageError(f"by={by!r}; expected 'sensitivity' or 'contribution'")
     columns = ("regulator", "effector", "sensitivity", "std", "weight", "contribution")
@@ -309,17 +288,12 @@ def leading_rows(table: pd.DataFrame, by: str, top: int) -> pd.DataFrame:
     InputError
         If no row has a value.
     """
-    _check_top(top)
+    check_count("top", top)
     size = table[by].abs()
     rows = table[size.notna()].loc[size.dropna().sort_values(ascending=False, kind="stable").index]
     if not len(rows):
         raise InputError(f"the table has no {by}: no cell of the cluster has eigenvectors")
     return rows.head(top)
-
-
-def _check_top(top: int) -> None:
-    if top < 1:
-        raise UsageError(f"top={top}; expected at least 1")
 
 
 def weight_color(weight: float) -> str:
@@ -336,11 +310,8 @@ def _bars(
     spread: npt.NDArray[np.float64],
     colors: Sequence[str],
 ) -> None:
-    """Draw horizontal bars with error bars, the first on top."""
-    from matplotlib.ticker import MaxNLocator
-
-    places = np.arange(len(names))
-    ax.barh(places, values, color=colors, height=0.72, zorder=2)
+    """Draw bars with error bars."""
+    places = draw_bars(ax, names, values, colors)
     ax.errorbar(
         values,
         places,
@@ -351,13 +322,6 @@ def _bars(
         capsize=1.5,
         zorder=3,
     )
-    ax.set_yticks(places, labels=names, fontsize="small")
-    plain(ax.get_yticklabels())
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.xaxis.set_major_locator(MaxNLocator(5))  # long numbers would run together
-    ax.axvline(0.0, color="black", linewidth=0.8, zorder=1)
-    ax.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _weight_legend(ax: Axes, weights: npt.NDArray[np.float64]) -> None:
@@ -367,10 +331,7 @@ def _weight_legend(ax: Axes, weights: npt.NDArray[np.float64]) -> None:
     handles = [Patch(color=color, label=name) for there, color, name in kinds if there.any()]
     if (~(weights > 0) & ~(weights < 0)).any():
         handles.append(Patch(color=_NO_EDGE, label="no edge"))
-    ax.legend(
-        handles=handles, frameon=False, fontsize="small", ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0),
-        borderaxespad=0.2, handlelength=1.2,
-    )  # fmt: skip
+    legend_above(ax, handles)
 
 
 def _title(ax: Axes, table: pd.DataFrame) -> None:
@@ -383,12 +344,4 @@ def _title(ax: Axes, table: pd.DataFrame) -> None:
         text += f" ({count_text(int(attrs['n_cells']))})"
     if "leading_fraction" in attrs and np.isfinite(attrs["leading_fraction"]):
         text += f"\nthe mode sets the spectral abscissa in {attrs['leading_fraction']:.0%} of them"
-    # Above a legend, if there is one.
-    legend = ax.get_legend()
-    title = ax.set_title(text, fontsize="small", pad=6 if legend is None else 24)
-    plain([title])
-
-
-def _size(names: Sequence[object]) -> tuple[float, float]:
-    """Return the size of a figure of bars with `names` at the left."""
-    return 3.6 + 0.07 * max(len(short(name)) for name in names), 1.4 + 0.24 * len(names)
+    title_above(ax, text)

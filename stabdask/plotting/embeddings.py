@@ -311,9 +311,7 @@ def _draw_numbers(
         zorder=2,
     )
     every = numbers.values[np.isfinite(numbers.values)]
-    beyond = (every.min() < low, every.max() > high)
-    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
-    color_bar(ax, points, label, extend=extend, whole=numbers.whole)
+    color_bar(ax, points, label, values=every, whole=numbers.whole)
 
 
 def _limits(

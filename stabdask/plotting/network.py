@@ -1,32 +1,29 @@
-"""The edges that drive a leading mode, as a network."""
+"""Edges between genes as networks: those that drive a leading mode, and those of partial correlations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.analysis.network import edges as strongest_edges
+from stabdask.errors import InputError, UsageError
+from stabdask.plotting.circle import circle_axes, draw_edge, edge_widths, numbered
 from stabdask.plotting.drivers import edge_table, leading_rows, weight_color
-from stabdask.plotting.style import (
-    axes_for,
-    check_save,
-    count_text,
-    plain,
-    save_figure,
-    short,
-)
+from stabdask.plotting.style import check_count, check_save, count_text, plain, save_figure, short
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
     from matplotlib.axes import Axes
 
-__all__ = ["circular_order", "driver_network"]
+__all__ = ["driver_network", "precision_network"]
 
-_NAME = 14
-_MOST_LEVEL = 12
+_PAIR = ("gene_a", "gene_b")
+_RHO = "partial_correlation"
 
 
 def driver_network(
@@ -77,178 +74,169 @@ def driver_network(
     regulators, effectors = ([str(name) for name in rows[column]] for column in ("regulator", "effector"))
     size = rows[by].abs().to_numpy(dtype=np.float64)
     weights = rows["weight"].to_numpy(dtype=np.float64)
-    names = list(dict.fromkeys([*regulators, *effectors]))
-    edges = np.array([[names.index(i), names.index(j)] for i, j in zip(regulators, effectors, strict=True)])
-    places = np.empty((len(names), 2))
-    order = circular_order(len(names), edges, size)
-    angles = np.pi / 2 - 2 * np.pi * np.arange(len(names)) / len(names)
-    places[order] = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    side = 4.6 if len(names) <= _MOST_LEVEL else 5.8 + 0.05 * max(0, len(names) - 24)
-    ax = axes_for(ax, save, (side, side + 0.5))
-    _draw_genes(ax, names, places)
-    widths = 0.6 + 3.0 * size / (size.max() or 1.0)
-    # The widest last, on top.
+    names, edges = numbered(regulators, effectors)
+    ax, places = circle_axes(names, edges, size, ax, save)
+    widths = edge_widths(size)
     known = {(int(i), int(j)): edge for edge, (i, j) in enumerate(edges)}
+    # The widest last, on top.
     for edge in np.argsort(size, kind="stable"):
         i, j = (int(node) for node in edges[edge])
+        width, weight = float(widths[edge]), float(weights[edge])
         # Of there and back, the weaker goes nearer to the center.
         back = known.get((j, i))
-        bend = 0.36 if back is not None and back < edge else 0.14
-        _draw_edge(ax, places[i], places[j], bend, float(widths[edge]), float(weights[edge]))
-    _frame(ax, names, places)
-    _explain(ax, found, by, weights)
+        draw_edge(
+            ax, places[i], places[j], width=width, color=weight_color(weight), style=_ends(weight, width),
+            line="-" if weight else ":", bend=0.36 if back is not None and back < edge else 0.14,
+            gap=4.5,
+        )  # fmt: skip
+    kinds = (("→ activation", 1.0), ("⊣ inhibition", -1.0), ("no edge", 0.0))
+    _explain(ax, kinds, weights, f"width: |{by}|")
+    if "cluster" in found.attrs:
+        text = short(found.attrs["cluster"])
+        if "n_cells" in found.attrs:
+            text += f" ({count_text(int(found.attrs['n_cells']))})"
+        plain([ax.set_title(text, fontsize="medium")])
     save_figure(ax.figure, save)
     return ax
 
 
-def circular_order(
-    n: int, edges: npt.NDArray[np.intp], strength: npt.NDArray[np.float64]
-) -> npt.NDArray[np.intp]:
-    """Return an order of `n` nodes on a circle in which those with edges between them are close.
+def precision_network(
+    table: pd.DataFrame | npt.ArrayLike,
+    genes: Sequence[str] | npt.NDArray[Any] | None = None,
+    *,
+    threshold: float | None = None,
+    top: int = 60,
+    ax: Axes | None = None,
+    save: str | Path | None = None,
+) -> Axes:
+    """Draw the strongest partial correlations between genes as a network on a circle; undirected, and not causal.
+
+    Lines are the wider the larger the absolute value. Genes are placed so that those with edges between them are
+    close; those without are left out.
 
     Parameters
     ----------
-    n
-        Number of nodes.
-    edges
-        ``(edge, 2)`` numbers of nodes.
-    strength
-        ``(edge,)``, not negative.
+    table
+        From `stabdask.network.edges`; or ``(gene, gene)`` partial correlations.
+    genes
+        Names, where `table` is partial correlations; positions if not given.
+    threshold
+        Draw only edges whose absolute value is at least this.
+    top
+        How many edges at most, by their absolute value. What is left out is in the title.
+    ax
+        Axes to draw into; new ones if not given.
+    save
+        Path to save the figure to (.png, .pdf, .svg).
 
     Returns
     -------
-    numpy.ndarray
-        ``(n,)``: the nodes in their order. The same input gives the same order.
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    UsageError
+        If `top` is less than 1, `threshold` is not from 0 to 1, or `genes` are given with a table.
+    InputError
+        If `table` is neither, has a pair of genes twice, or no edge is left to draw.
+    OutputError
+        If the file cannot be written.
     """
-    links = np.zeros((n, n))
-    np.add.at(links, (edges[:, 0], edges[:, 1]), 0.2 + strength / (strength.max(initial=0.0) or 1.0))
-    links += links.T
-    np.fill_diagonal(links, 0.0)
-    order: list[int] = []
-    left = list(range(n))
-    while left:
-        # Next is what is tied most to those placed last; a new component starts with its best connected node.
-        recent = links[:, order] @ (0.7 ** np.arange(len(order))[::-1]) if order else np.zeros(n)
-        score = recent if recent[left].max() > 0 else links.sum(axis=1)
-        node = max(left, key=score.__getitem__)
-        order.append(node)
-        left.remove(node)
-    return _improved(np.asarray(order, dtype=np.intp), links)
+    check_save(save)
+    check_count("top", top)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"threshold={threshold!r}; expected a number from 0 to 1")
+    found, noun = _pairs(table, genes, threshold)
+    first, second = ([str(name) for name in found[column][:top]] for column in _PAIR)
+    values = found[_RHO].to_numpy(dtype=np.float64)[:top]
+    size = np.abs(values)
+    names, edges = numbered(first, second)
+    ax, places = circle_axes(names, edges, size, ax, save)
+    widths = edge_widths(size)
+    # The widest last, on top.
+    for edge in np.argsort(size, kind="stable"):
+        i, j = edges[edge]
+        color = weight_color(float(values[edge]))
+        draw_edge(ax, places[i], places[j], width=float(widths[edge]), color=color)
+    least, most = f"{size.min():.2g}", f"{size.max():.2g}"
+    title = f"width: |partial correlation|, {least}{'' if least == most else f' to {most}'}"
+    _explain(ax, (("positive", 1.0), ("negative", -1.0)), values, title)
+    drawn = count_text(len(values), noun)
+    if len(values) < len(found):
+        many = f"{len(values):,} " if len(values) > 1 else ""
+        drawn = f"the {many}strongest of {count_text(len(found), noun)}"
+    ax.set_title(drawn, fontsize="medium")
+    save_figure(ax.figure, save)
+    return ax
 
 
-def _improved(order: npt.NDArray[np.intp], links: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-    """Return the order after swaps of two nodes, as long as one makes the edges shorter."""
-    n = len(order)
-    steps = np.abs(np.arange(n)[:, None] - np.arange(n))
-    distance = np.minimum(steps, n - steps).astype(np.float64)
-    length = float((links[np.ix_(order, order)] * distance).sum())
-    for _ in range(10):
-        before = length
-        for a in range(n):
-            for b in range(a + 1, n):
-                swapped = order.copy()
-                swapped[[a, b]] = swapped[[b, a]]
-                new = float((links[np.ix_(swapped, swapped)] * distance).sum())
-                if new < length * (1 - 1e-9):
-                    order, length = swapped, new
-        if length >= before * (1 - 1e-9):
-            break
-    return order
+def _pairs(
+    table: pd.DataFrame | npt.ArrayLike,
+    genes: Sequence[str] | npt.NDArray[Any] | None,
+    threshold: float | None,
+) -> tuple[pd.DataFrame, str]:
+    """Return all edges there are to draw, the strongest first, and what they are called."""
+    import pandas as pd
 
-
-def _draw_genes(ax: Axes, names: list[str], places: npt.NDArray[np.float64]) -> None:
-    """Draw genes as dots with names outside the circle, where no edge goes, turned so that none covers another."""
-    ax.scatter(places[:, 0], places[:, 1], s=26, color="0.25", zorder=4)
-    # Few names stay level; many are turned outward.
-    level = len(names) <= _MOST_LEVEL
-    texts = []
-    for name, (x, y) in zip(names, places, strict=True):
-        angle = np.degrees(np.arctan2(y, x))
-        left = x < -1e-9
-        sideways = "center" if level and abs(x) < 0.2 else ("right" if left else "left")
-        upright = "center" if not level or abs(x) >= 0.2 else ("bottom" if y > 0 else "top")
-        texts.append(
-            ax.text(
-                1.07 * x, 1.07 * y, short(name, _NAME), fontsize="small", ha=sideways, va=upright,
-                rotation=0.0 if level else (angle - 180 if left else angle), rotation_mode="anchor", zorder=5,
-            )
-        )  # fmt: skip
-    plain(texts)
-
-
-def _draw_edge(
-    ax: Axes,
-    start: npt.NDArray[np.float64],
-    end: npt.NDArray[np.float64],
-    bend: float,
-    width: float,
-    weight: float,
-) -> None:
-    from matplotlib.patches import FancyArrowPatch
-
-    head = 5.0 + 0.9 * width
-    style: Any = f"-|>,head_length={head / 10:.3f},head_width={head / 20:.3f}"
-    if weight < 0:
-        style = f"-[,widthB={head / 20:.3f},lengthB=0"
-    options: dict[str, Any] = {}
-    if np.array_equal(start, end):
-        options["path"] = _loop(start)
+    if isinstance(table, pd.DataFrame):
+        if genes is not None:
+            raise UsageError("genes are given with a table of edges, which names them; leave them out")
+        found = _checked(table)
     else:
-        # Toward the center, away from the names; a positive bend is to the right of the direction of travel.
-        (dx, dy), (x, y) = end - start, end + start
-        side = 1.0 if dx * y - dy * x >= -1e-9 else -1.0
-        curve = f"arc3,rad={side * bend:.3f}"
-        options |= {"posA": tuple(start), "posB": tuple(end), "connectionstyle": curve}
-        options |= {"shrinkA": 4, "shrinkB": 5}
-    ax.add_patch(
-        FancyArrowPatch(
-            **options, arrowstyle=style, mutation_scale=10, linewidth=width, color=weight_color(weight), alpha=0.85,
-            linestyle="-" if weight else ":", capstyle="butt", joinstyle="miter", zorder=2 + 0.1 * width,
+        found = strongest_edges(table, genes, threshold=0.0)
+    size = found[_RHO].abs()
+    kept = found[(size > 0) if threshold is None else (size >= threshold) & (size > 0)]
+    if not len(kept):
+        beyond = "other than 0" if threshold is None else f"of {threshold:g} or more in size"
+        largest = f"the largest is {size.max():.3g}" if len(found) else "there are no pairs"
+        raise InputError(f"no pair of genes has a partial correlation {beyond}; {largest}")
+    order = kept[_RHO].abs().sort_values(ascending=False, kind="stable").index
+    # Without a choice every pair is an edge, which is not what the word means.
+    whole = threshold is None and not isinstance(table, pd.DataFrame)
+    return kept.loc[order], "pair" if whole else "edge"
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of edges with one row a pair."""
+    lacking = [name for name in (*_PAIR, _RHO) if name not in table]
+    if lacking:
+        raise InputError(
+            f"the table lacks {', '.join(lacking)}; expected that of stabdask.network.edges, or an array of partial "
+            "correlations"
         )
-    )  # fmt: skip
+    table = table.reset_index(drop=True)
+    if not np.isfinite(table[_RHO].to_numpy(dtype=np.float64)).all():
+        raise InputError("the table has partial correlations that are not finite")
+    seen: set[frozenset[str]] = set()
+    for a, b in zip(table["gene_a"].astype(str), table["gene_b"].astype(str), strict=True):
+        pair = frozenset((a, b))
+        if a == b or pair in seen:
+            what = f"an edge from {a!r} to itself" if a == b else f"the pair {a!r}, {b!r} twice"
+            raise InputError(f"the table has {what}; expected one row for two genes")
+        seen.add(pair)
+    return table
 
 
-def _loop(place: npt.NDArray[np.float64]) -> Any:
-    """Return the path of an edge from a gene to itself: inside the circle, clear of the name."""
-    from matplotlib.path import Path as Curve
-
-    inward, aside = -place, np.array([-place[1], place[0]])
-    corners = [
-        place + 0.03 * inward + 0.025 * aside,
-        place + 0.26 * inward + 0.16 * aside,
-        place + 0.26 * inward - 0.16 * aside,
-        place + 0.04 * inward - 0.03 * aside,
-    ]
-    return Curve(corners, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
+def _ends(weight: float, width: float) -> str:
+    """Return the ends of an arrow of that width: a head for activation, a bar for inhibition."""
+    head = 5.0 + 0.9 * width
+    if weight < 0:
+        return f"-[,widthB={head / 20:.3f},lengthB=0"
+    return f"-|>,head_length={head / 10:.3f},head_width={head / 20:.3f}"
 
 
-def _frame(ax: Axes, names: list[str], places: npt.NDArray[np.float64]) -> None:
-    """Leave room for the names around the circle."""
-    name = 0.06 + 0.055 * max(len(short(one, _NAME)) for one in names)
-    upright = 0.2 if len(names) <= _MOST_LEVEL else name
-    (left, low), (right, high) = places.min(axis=0), places.max(axis=0)
-    ax.set_aspect("equal")
-    # One or two genes have loops and arrows that reach beyond them.
-    ax.set_xlim(min(left, -0.5) - name, max(right, 0.5) + name)
-    ax.set_ylim(min(low, 0.0) - upright, high + upright)
-    ax.set_axis_off()
-
-
-def _explain(ax: Axes, table: pd.DataFrame, by: str, weights: npt.NDArray[np.float64]) -> None:
+def _explain(
+    ax: Axes, kinds: Sequence[tuple[str, float]], values: npt.NDArray[np.float64], title: str
+) -> None:
+    """Say below what the lines stand for: of each kind that is drawn, its name and sign."""
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D([], [], color=weight_color(sign), linewidth=2, linestyle="-" if sign else ":", label=name)
-        for sign, name in ((1.0, "→ activation"), (-1.0, "⊣ inhibition"), (0.0, "no edge"))
-        if (np.sign(weights) == sign).any()
+        for name, sign in kinds
+        if (np.sign(values) == sign).any()
     ]
     ax.legend(
-        handles=handles, title=f"width: |{by}|", frameon=False, fontsize="small", title_fontsize="small",
+        handles=handles, title=title, frameon=False, fontsize="small", title_fontsize="small",
         loc="upper center", bbox_to_anchor=(0.5, 0.0), borderaxespad=0.0, ncols=3, handlelength=1.4,
     )  # fmt: skip
-    if "cluster" in table.attrs:
-        text = short(table.attrs["cluster"])
-        if "n_cells" in table.attrs:
-            text += f" ({count_text(int(table.attrs['n_cells']))})"
-        title = ax.set_title(text, fontsize="medium")
-        plain([title])

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.errors import InputError, UsageError
+from stabdask.errors import InputError
 from stabdask.plotting.style import (
     ACTIVATION,
     INHIBITION,
     axes_for,
+    check_count,
     check_save,
     count_text,
     palette,
@@ -69,8 +70,7 @@ def partial_correlations(
         If the file cannot be written.
     """
     check_save(save)
-    if bins < 1:
-        raise UsageError(f"bins={bins}; expected at least 1")
+    check_count("bins", bins)
     sets = {"before" if after is not None else "": _pairs(rho)}
     if after is not None:
         sets["after"] = _pairs(after)
@@ -124,8 +124,7 @@ def edge_changes(
         If the file cannot be written.
     """
     check_save(save)
-    if top < 1:
-        raise UsageError(f"top={top}; expected at least 1")
+    check_count("top", top)
     lacking = [name for name in ("gene_a", "gene_b", "before", "after", "change") if name not in table]
     if lacking or table.empty:
         found = f"lacks {', '.join(lacking)}" if lacking else "has no rows"

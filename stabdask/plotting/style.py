@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACTIVATION",
+    "DESTABILIZING",
     "INHIBITION",
     "MISSING",
     "PALETTE",
+    "STABILIZING",
     "axes_for",
+    "check_count",
     "check_save",
     "color_bar",
     "count_text",
@@ -55,6 +58,9 @@ MISSING = "#D9D9D9"
 ACTIVATION, INHIBITION = "#0072B2", "#D55E00"
 """Edges of positive and of negative weight."""
 
+STABILIZING, DESTABILIZING = "#2166AC", "#B2182B"
+"""Shifts of growth rates down and up, as in `diverging`."""
+
 _DPI = 150
 _LEGEND_ROWS = 18
 _WIDEST_NAME = 36
@@ -75,7 +81,7 @@ def diverging() -> Colormap:
     """Return the color map of quantities with a sign: blue below 0, red above, gray at 0 (white would not show)."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    colors = ["#053061", "#2166AC", "#67A9CF", "#BDBDB4", "#EF8A62", "#B2182B", "#67001F"]
+    colors = ["#053061", STABILIZING, "#67A9CF", "#BDBDB4", "#EF8A62", DESTABILIZING, "#67001F"]
     return LinearSegmentedColormap.from_list("stability", colors)
 
 
@@ -124,6 +130,18 @@ def label_outer(axes: Sequence[Axes] | npt.NDArray[np.object_], ncols: int) -> N
     for position, ax in enumerate(axes):
         first, last = position % n_columns == 0, position + n_columns >= len(axes)
         ax.tick_params(labelleft=first, labelbottom=last, labelsize="small")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise unless an option is 1 or more.
+
+    Raises
+    ------
+    UsageError
+        If it is not.
+    """
+    if value < 1:
+        raise UsageError(f"{name}={value}; expected at least 1")
 
 
 def check_save(save: str | Path | None) -> None:
@@ -202,10 +220,19 @@ def count_text(n: int, noun: str = "cell") -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def color_bar(ax: Axes, drawn: Any, label: str, *, extend: str = "neither", whole: bool = False) -> None:
-    """Put a color bar to the right of axes; `whole` if values are whole numbers."""
+def color_bar(
+    ax: Axes, drawn: Any, label: str, *, values: npt.NDArray[Any] | None = None, whole: bool = False
+) -> None:
+    """Put a color bar to the right of axes; `whole` if values are whole numbers.
+
+    It ends in points where some of `values`, NaN aside, are beyond the colors.
+    """
     from matplotlib.ticker import MaxNLocator
 
+    beyond = (False, False)
+    if values is not None:
+        beyond = bool((values < drawn.norm.vmin).any()), bool((values > drawn.norm.vmax).any())
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
     figure: Any = ax.figure
     ticks = MaxNLocator(integer=True) if whole else None
     bar = figure.colorbar(drawn, ax=ax, extend=extend, fraction=0.06, pad=0.02, aspect=24, ticks=ticks)

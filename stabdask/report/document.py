@@ -12,9 +12,16 @@ import numpy as np
 from stabdask.analysis.drivers import driver_edges, has_edges
 from stabdask.errors import InputError, MissingKeyError, StoreMismatchError, UsageError, near_misses
 from stabdask.files import require_folder, write_atomically
-from stabdask.report.figures import annotated, driver_figures, embedding_figures, stability_figures
-from stabdask.report.html import Section, facts, page, paragraph, table
+from stabdask.report.figures import (
+    annotated,
+    driver_figures,
+    embedding_figures,
+    shown_clusters,
+    stability_figures,
+)
+from stabdask.report.html import Section, facts, number, page, paragraph, percent, table
 from stabdask.report.methods import methods_text, references
+from stabdask.report.responses import responses
 from stabdask.runs.plan import format_bytes, format_seconds
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.results import open_results
@@ -31,8 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 _TOP = 10
-_MOST_CLUSTERS = 30
-"""Clusters whose drivers are drawn; more would make a page that nobody reads."""
 _COLUMNS = (
     ("abscissa", "spectral_abscissa", "mean ± std"),
     ("at most", "spectral_abscissa", "max"),
@@ -58,8 +63,8 @@ def write_report(
     """Write a report of a run as one page of HTML that needs no network and prints well.
 
     It says what was run (options, versions, fingerprints, hardware, seconds, cells with a failed status), and shows the
-    per-cluster table, spectra, distributions, embeddings and drivers as far as the store holds them, how accurate the
-    results are, and a text on methods with references to paste.
+    per-cluster table, spectra, distributions, embeddings, drivers and responses as far as the store holds them, how
+    accurate the results are, and a text on methods with references to paste.
 
     Parameters
     ----------
@@ -119,6 +124,8 @@ def write_report(
         sections.append(Section("drivers", "Drivers", "".join(_drivers(ds))))
     if "jacobian_mean" in ds:
         sections.append(Section("interactions", "Interactions", "".join(_interactions(ds))))
+    if "response_status" in ds:
+        sections.append(Section("responses", "Responses", "".join(responses(ds))))
     sections += [
         Section("accuracy", "Accuracy", _accuracy(ds, totals)),
         Section("run", "What was run", _run(spec, field, totals)),
@@ -192,15 +199,15 @@ def _clusters(ds: xr.Dataset) -> str:
     shown = [column for column in _COLUMNS if column[1] in summary]
     header = ["cluster", "cells", "failed", "unstable cells", *(name for name, _, _ in shown)]
     rows = []
-    for number, label in enumerate(summary["cluster"].to_numpy()):
-        one = summary.isel(cluster=number)
+    for place, label in enumerate(summary["cluster"].to_numpy()):
+        one = summary.isel(cluster=place)
         share = float(one["unstable_fraction"]) if "unstable_fraction" in one else math.nan
         rows.append(
             [
                 str(label),
                 f"{int(one['n_cells']):,}",
                 f"{int(one['n_failed']):,}",
-                "–" if math.isnan(share) else f"{share:.1%}",
+                percent(share),
                 *(_statistic(one[name], statistic) for _, name, statistic in shown),
             ]
         )
@@ -224,12 +231,11 @@ def _drivers(ds: xr.Dataset) -> Iterator[str]:
             else ""
         )
     )
-    labels = [str(label) for label in ds["cluster"].to_numpy()]
-    for label in labels[:_MOST_CLUSTERS]:
+    labels, left_out = shown_clusters(ds)
+    for label in labels:
         yield from _drivers_of(ds, label)
-    if len(labels) > _MOST_CLUSTERS:
-        left_out = ", ".join(labels[_MOST_CLUSTERS:])
-        yield paragraph(f"Not shown, for length: {left_out}. See stabdask drivers.", kind="note")
+    if left_out:
+        yield paragraph(f"{left_out} See stabdask drivers.", kind="note")
 
 
 def _drivers_of(ds: xr.Dataset, label: str) -> Iterator[str]:
@@ -244,7 +250,7 @@ def _drivers_of(ds: xr.Dataset, label: str) -> Iterator[str]:
         edges = driver_edges(ds, label, top=_TOP)
         numbers = edges[["sensitivity", "std", "weight", "contribution"]].to_numpy(dtype=float)
         rows = [
-            [f"{regulator} {'⊣' if values[2] < 0 else '→'} {effector}", *map(_number, values)]
+            [f"{regulator} {'⊣' if values[2] < 0 else '→'} {effector}", *map(number, values)]
             for regulator, effector, values in zip(
                 edges["regulator"], edges["effector"], numbers, strict=True
             )
@@ -265,13 +271,13 @@ def _interactions(ds: xr.Dataset) -> Iterator[str]:
         "negative inhibits, at the expression of the cells of a cluster. By the mean of absolute values, in which "
         "cells of opposite sign do not cancel."
     )
-    labels = [str(label) for label in ds["cluster"].to_numpy()]
-    for label in labels[:_MOST_CLUSTERS]:
+    labels, left_out = shown_clusters(ds)
+    for label in labels:
         sizes = rank_elements(ds, label, mode="int", absolute=True, exclude_diagonal=True, top=_TOP)
         means = rank_elements(ds, label, mode="int").set_index(["effector", "regulator"])["value"]
         rows = [
-            [f"{regulator} {'⊣' if means[effector, regulator] < 0 else '→'} {effector}", _number(size),
-             _number(float(means[effector, regulator]))]
+            [f"{regulator} {'⊣' if means[effector, regulator] < 0 else '→'} {effector}", number(size),
+             number(float(means[effector, regulator]))]
             for effector, regulator, size in zip(sizes["effector"], sizes["regulator"], sizes["value"], strict=True)
         ]  # fmt: skip
         yield table(
@@ -279,6 +285,8 @@ def _interactions(ds: xr.Dataset) -> Iterator[str]:
             rows,
             caption=f"{label}: mean over {sizes.attrs['n_cells']:,} cells, 1/time",
         )
+    if left_out:
+        yield paragraph(f"{left_out} See stabdask rank.", kind="note")
 
 
 def _accuracy(ds: xr.Dataset, totals: Totals) -> str:
@@ -379,8 +387,4 @@ def _methods(spec: RunSpec, field: Field) -> str:
 
 
 def _statistic(values: xr.DataArray, statistic: str) -> str:
-    return " ± ".join(_number(float(values.sel(statistic=name))) for name in statistic.split(" ± "))
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    return " ± ".join(number(float(values.sel(statistic=name))) for name in statistic.split(" ± "))

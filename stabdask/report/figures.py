@@ -11,15 +11,24 @@ from stabdask.report.html import figure
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["annotated", "driver_figures", "embedding_figures", "stability_figures"]
+__all__ = ["annotated", "driver_figures", "embedding_figures", "shown_clusters", "stability_figures"]
 
 _MOST_TRENDS = 2
 _MOST_PANELS = 18
+_MOST_CLUSTERS = 30
+"""Clusters with figures of their own; more would make a page that nobody reads."""
 
 
 def annotated(ds: xr.Dataset, kind: str) -> list[str]:
     """Return the names of what was brought along from the atlas, of one kind: label, number or embedding."""
     return [str(name) for name in ds.variables if ds[name].attrs.get("annotation") == kind]
+
+
+def shown_clusters(ds: xr.Dataset) -> tuple[list[str], str]:
+    """Return the clusters that get figures or tables of their own, and a sentence on the others, if there are any."""
+    labels = [str(label) for label in ds["cluster"].to_numpy()]
+    others = ", ".join(labels[_MOST_CLUSTERS:])
+    return labels[:_MOST_CLUSTERS], f"Not shown, for length: {others}." if others else ""
 
 
 def stability_figures(ds: xr.Dataset) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Section", "facts", "figure", "page", "paragraph", "table"]
+__all__ = ["Section", "facts", "figure", "number", "page", "paragraph", "percent", "table"]
 
 _DPI = 160
 _SHOWN_DPI = 96
@@ -62,6 +63,28 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str 
     return (
         f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def number(value: float) -> str:
+    """Return a number as tables show it.
+
+    Examples
+    --------
+    >>> number(0.123456), number(float("nan"))
+    ('0.1235', '–')
+    """
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+def percent(share: float) -> str:
+    """Return a share as tables show it.
+
+    Examples
+    --------
+    >>> percent(0.5), percent(float("nan"))
+    ('50.0%', '–')
+    """
+    return "–" if math.isnan(share) else f"{share:.1%}"
 
 
 def figure(drawing: Figure, *, caption: str, alt: str) -> str:

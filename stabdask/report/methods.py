@@ -64,7 +64,7 @@ def methods_text(spec: RunSpec, field: Field, version: str) -> str:
         parts.append(
             "Acceleration is J v, curvature |a (v.v) - v (v.a)| / |v|^4 of the path that the flow takes."
         )
-    if "response" in quantities:
+    if quantities & {"response", "response_mean"}:
         parts.append("Responses are elements of -J^-1, the shift that a sustained small push would end in.")
     if "dynamo_sensitivity" in quantities:
         parts.append(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from stabdask.checks import refuse_asynchronous
 from stabdask.clusters import dashboard_url, gpu_client, local_client
-from stabdask.errors import StabdaskError, UsageError
+from stabdask.errors import StabdaskError
 from stabdask.runs.partition import PartitionTask, run_partition
 from stabdask.runs.plan import Plan
 from stabdask.runs.progress import ProgressWriter
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Here", "OnCluster", "open_executor"]
 
 _TRIES = 3
+_ASK_S = 1.0
 
 
 @dataclass
@@ -42,6 +45,7 @@ class OnCluster:
         self.client = client
         self.failures: dict[int, str] = {}
         self.n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        self._waiting, self._asked_again = 0, 0.0
 
     def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
         """Give the receipts of `tasks` as they come; what fails for good goes to `failures`."""
@@ -68,10 +72,15 @@ class OnCluster:
     def _fill(
         self, tasks: Iterator[PartitionTask], running: dict[Any, PartitionTask], completed: Any
     ) -> None:
-        # Workers may come and go, so the window is looked at again each time.
-        window = 2 * max(1, sum(self.client.nthreads().values()))
-        while len(running) < window and (task := next(tasks, None)) is not None:
+        while len(running) < self._window() and (task := next(tasks, None)) is not None:
             self._submit(task, running, completed)
+
+    def _window(self) -> int:
+        """Return how many partitions may be waiting; workers come and go, so that it is asked for every second."""
+        if time.monotonic() >= self._asked_again:
+            self._waiting = 2 * max(1, sum(self.client.nthreads().values()))
+            self._asked_again = time.monotonic() + _ASK_S
+        return self._waiting
 
     def _submit(self, task: PartitionTask, running: dict[Any, PartitionTask], completed: Any) -> None:
         future = self.client.submit(
@@ -102,8 +111,7 @@ def open_executor(
     if client is None and plan is not None and plan.n_workers == 0:
         yield Here()
         return
-    if client is not None and client.asynchronous:
-        raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
+    refuse_asynchronous(client)
     say = show.message if isinstance(show, ProgressWriter) else None
     if client is None:
         assert plan is not None

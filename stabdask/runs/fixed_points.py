@@ -13,6 +13,7 @@ from stabdask.analysis.distinct import distinct_rows
 from stabdask.analysis.fixed_points import ClusterPoints, describe_points
 from stabdask.analysis.roots import Outcome, Roots, batch_starts, find_roots
 from stabdask.analysis.search import SearchScales, search_scales
+from stabdask.checks import refuse_asynchronous
 from stabdask.errors import UsageError
 from stabdask.fields.base import Field
 from stabdask.kernels.threads import single_threaded_blas
@@ -183,6 +184,7 @@ def fixed_points(
     from dask.base import compute
     from dask.delayed import delayed
 
+    refuse_asynchronous(client)
     options = _Options(
         tolerance, residual_tolerance, merge_distance, n_neighbors, quantile, margin, max_iterations, boundary
     )

@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from stabdask.atlas.alignment import axis_columns, cluster_models
 from stabdask.atlas.annotations import Annotation, annotations_of
-from stabdask.atlas.cells import cell_names, cell_state, cluster_codes, refuse_persisted
+from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
+from stabdask.checks import refuse_persisted
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field
+from stabdask.row_blocks import RowGraph
 from stabdask.runs.annotations import annotations_identity
 from stabdask.runs.block import NO_LABEL, SKIPPED
 from stabdask.runs.options import Options, make_options
@@ -157,7 +159,12 @@ class Job:
         """Expression, or coordinates, as a Dask array ``(cell, gene or axis of the atlas)``."""
         return cell_state(self.cells).data  # type: ignore[no-any-return]
 
-    @property
+    @cached_property
+    def row_graph(self) -> RowGraph:
+        """What the expression of a partition is cut from."""
+        return RowGraph(self.expression)
+
+    @cached_property
     def cell_names(self) -> npt.NDArray[Any]:
         """Names of the cells, or their numbers where they have none, ``(cell,)``."""
         return cell_names(self.cells)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stabdask.analysis.knockouts import Knockouts
     from stabdask.runs.job import Job
 
-__all__ = ["KNOCKOUT_ATTRS", "empty_knockouts", "label_knockouts"]
+__all__ = ["KNOCKOUT_ATTRS", "cell_bytes", "empty_knockouts", "label_knockouts"]
 
 _BOTH = ("cell", "knockout")
 
@@ -63,6 +63,11 @@ def empty_knockouts(n_cells: int, n_knockouts: int) -> dict[str, npt.NDArray[Any
     return out
 
 
+def cell_bytes(n_knockouts: int) -> int:
+    """Return the bytes that the results of one cell take."""
+    return sum(values.nbytes for values in empty_knockouts(1, n_knockouts).values())
+
+
 def label_knockouts(
     job: Job, knockouts: Knockouts, arrays: dict[str, npt.NDArray[Any]], options: dict[str, Any]
 ) -> xr.Dataset:
@@ -76,12 +81,17 @@ def label_knockouts(
     data["status"] = ("cell", arrays["status"], dict(VARIABLES["status"].attrs))
     data["cluster_code"] = ("cell", job.label_codes, {"long_name": "cluster of the cell"})
     labels = job.spec.labels
+    pair: dict[str, Any] = {}
+    if knockouts.order == 2:
+        genes = job.field.genes[knockouts.genes].astype(object)
+        pair = {name: ("knockout", genes[:, part]) for part, name in enumerate(("gene_a", "gene_b"))}
     ds = xr.Dataset(
         data,
         coords={
             "cell": job.cell_names.astype(object),
             "knockout": np.asarray(knockouts.names, dtype=object),
             "cluster": ("cluster", np.asarray(labels, dtype=object), cluster_colors(job.cells, labels)),
+            **pair,
         },
         attrs={"field": job.field.fingerprint, **options},
     )

@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from stabdask.analysis.knockouts import Knockouts, predict_shifts, solve_knockouts
+from stabdask.analysis.knockouts import Knockouts
 from stabdask.atlas.sampling import sample_clusters
-from stabdask.errors import MissingKeyError, UsageError, near_misses
-from stabdask.fields.base import Field, Index, Linearization
-from stabdask.kernels.threads import single_threaded_blas
-from stabdask.runs.block import SKIPPED, finite_rows
-from stabdask.runs.job import Job, prepare
-from stabdask.runs.knockout_results import empty_knockouts, label_knockouts
-from stabdask.schema import Status
+from stabdask.checks import refuse_asynchronous
+from stabdask.errors import MemoryBudgetError, MissingKeyError, UsageError, near_misses
+from stabdask.fields.base import Field, Index
+from stabdask.runs.job import prepare
+from stabdask.runs.knockout_results import cell_bytes, label_knockouts
+from stabdask.runs.knockout_tasks import compute_knockouts
+from stabdask.runs.plan import format_bytes, parse_memory
 
 if TYPE_CHECKING:
     import xarray as xr
     from distributed import Client
 
 __all__ = ["knockouts"]
-
-Array = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-
-_TASK_CORES = 2**13
-"""Cores that a task solves, about: some tenths of a second, so that many workers share a sample of cells."""
-_MOST_CELLS = 1024
-_FEWEST_CELLS = 16
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What all tasks have in common."""
-
-    knockouts: Knockouts
-    columns: Index | None
-    tolerance: float
-    dtype: str
-    backend: str
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """The cells of a task: numbers of their clusters in the field, of their labels, and their names."""
-
-    model_codes: npt.NDArray[np.int32]
-    label_codes: npt.NDArray[np.int32]
-    names: npt.NDArray[Any]
 
 
 def knockouts(
@@ -69,6 +39,7 @@ def knockouts(
     tolerance: float = 0.0,
     dtype: str = "float64",
     backend: str = "auto",
+    memory: int | str | None = None,
     client: Client | None = None,
 ) -> xr.Dataset:
     """Compute the stability of cells without each of some genes, exactly.
@@ -92,7 +63,7 @@ def knockouts(
         Pairs of genes to remove, instead of `regulators` and `order`.
     screen
         Solve only this many knockouts of each cluster exactly: those with the largest absolute mean of the shift that
-        is predicted to first order. The others are NaN and -1.
+        is predicted to first order. The others are NaN and -1. Cells are read twice then, to predict and to solve.
     n_cells
         Cells of each cluster, drawn at random; all if not given.
     seed
@@ -103,13 +74,17 @@ def knockouts(
         Real parts above this, in 1/time, count as unstable.
     dtype, backend
         Of the eigensolver; as in `stabdask.stability`.
+    memory
+        What the results may take in this process, bytes or e.g. ``"4GB"``; what is available now if not given. They
+        take 20 bytes for each cell and knockout, and 13 for each cell, whether solved or not.
     client
         A Dask client whose workers compute; threads of this process if not given. The result does not depend on it.
 
     Returns
     -------
     xarray.Dataset
-        Computed, in memory, with dimensions ``cell`` and ``knockout`` (``"GATA1"``, or ``"GATA1+GATA2"`` for a pair):
+        Computed, in memory, with dimensions ``cell`` and ``knockout`` (``"GATA1"``, or ``"GATA1+GATA2"`` for a pair,
+        whose genes are the coordinates ``gene_a`` and ``gene_b``):
         `knockout_abscissa` and `knockout_unstable_count`, `predicted_shift`; for each cell `abscissa` and
         `unstable_count` with all genes, and `status`: see their ``attrs["description"]``. A cell that cannot be
         computed has a status and NaN. ``cell_cluster(cell)`` and what was brought along from the atlas are
@@ -119,6 +94,8 @@ def knockouts(
     ------
     UsageError
         If an option makes no sense, or the field has no genes to remove.
+    MemoryBudgetError
+        If the results would not fit in `memory`; nothing has been computed then.
     MissingKeyError
         If the field has no such gene, or no parameters for a cluster of the cells.
     InputError
@@ -170,8 +147,10 @@ def knockouts(
     chosen = _chosen(field, regulators, order, pairs)
     _check_count("screen", screen, 1)
     _check_count("n_cells", n_cells, 1)
+    refuse_asynchronous(client)
     if n_cells is not None:
         cells = sample_clusters(cells, n_cells, seed=seed)
+    _check_memory(int(getattr(cells, "sizes", {}).get("cell", 0)), len(chosen.names), memory)
     job = prepare(
         cells,
         field,
@@ -182,7 +161,7 @@ def knockouts(
         backend=backend,
     )
     screened = screen is not None and screen < len(chosen.names)
-    arrays = _compute(job, chosen, screen if screened else None, client)
+    arrays = compute_knockouts(job, chosen, screen if screened else None, client)
     used: dict[str, Any] = {
         "order": chosen.order,
         "tolerance": job.spec.options.tolerance,
@@ -205,6 +184,28 @@ def _check_count(name: str, value: object, least: int) -> None:
         return
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise UsageError(f"{name}={value!r}; expected a whole number, at least {least}, or None")
+
+
+def _check_memory(n_cells: int, n_knockouts: int, memory: int | str | None) -> None:
+    """Raise where the results would take more than `memory`, or than is available."""
+    import psutil
+
+    allowed = int(psutil.virtual_memory().available) if memory is None else parse_memory(memory)
+    each = cell_bytes(n_knockouts)
+    if n_cells * each <= allowed:
+        return
+    there = "are available" if memory is None else "are allowed by memory="
+    fit = allowed // each
+    cure = (
+        f"{fit:,} cells would fit: draw some of each cluster with n_cells=, remove fewer genes with regulators= or "
+        "pairs="
+        if fit
+        else "not one cell would fit: remove fewer genes with regulators= or pairs="
+    )
+    raise MemoryBudgetError(
+        f"the results of {n_knockouts:,} knockouts in {n_cells:,} cells take {format_bytes(n_cells * each)} of memory, "
+        f"and {format_bytes(allowed)} {there}; {cure}, or allow more with memory= (screen= spares time, no memory)"
+    )
 
 
 def _chosen(
@@ -270,118 +271,3 @@ def _position(field: Field, where: dict[str, int], name: object) -> int:
         hint = near_misses(str(name), known, noun="regulators")
         raise MissingKeyError(f"gene {str(name)!r} to knock out is not in the field; {hint}")
     return where[str(name)]
-
-
-def _compute(
-    job: Job, chosen: Knockouts, screen: int | None, client: Client | None
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of all cells."""
-    from dask.base import compute
-    from dask.delayed import delayed
-
-    options = job.spec.options
-    work = delayed(_Work(chosen, job.columns, options.tolerance, options.dtype, options.backend))
-    model = delayed(job.field, name=f"field-{job.field.fingerprint}", pure=True)
-    # Of the atlas and the knockouts alone, so that results do not depend on workers.
-    rows = int(np.clip(_TASK_CORES // len(chosen.names), _FEWEST_CELLS, _MOST_CELLS))
-    expression = job.expression.rechunk({0: min(rows, max(job.expression.chunks[0])), 1: -1})
-    blocks = expression.to_delayed()[:, 0]
-    stops, names = np.cumsum(expression.chunks[0]), job.cell_names
-    parts = []
-    for stop, size, block in zip(stops, expression.chunks[0], blocks, strict=True):
-        cut = slice(int(stop) - size, int(stop))
-        parts.append((block, _Cells(job.model_codes[cut], job.label_codes[cut], names[cut])))
-    shifts = [delayed(_predict)(block, some, model, work) for block, some in parts]
-    solved: Any = None
-    if screen is not None:
-        sums = [
-            delayed(_sums)(shift, some.label_codes, len(job.spec.labels))
-            for (_, some), shift in zip(parts, shifts, strict=True)
-        ]
-        solved = delayed(_most_promising)(sums, screen)
-    tasks = [
-        delayed(_solve)(block, some, shift, solved, model, work)
-        for (block, some), shift in zip(parts, shifts, strict=True)
-    ]
-    # A client computes a list of its own accord; `compute` takes what it is to compute one by one.
-    found: Sequence[dict[str, npt.NDArray[Any]]] = (
-        compute(*tasks, scheduler="threads") if client is None else client.compute(tasks, sync=True)
-    )
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-
-
-def _clusters(
-    block: npt.NDArray[Any], some: _Cells, field: Field, work: _Work
-) -> Iterator[tuple[int, Index, Linearization]]:
-    """Yield the number of each cluster of a block, its finite cells, and their linearization."""
-    codes = some.model_codes
-    for cluster in np.unique(codes[codes >= 0]):
-        rows = np.flatnonzero(codes == cluster)
-        x = block[rows]
-        if work.columns is not None:
-            x = x[:, work.columns]
-        finite = finite_rows(x)
-        rows, x = rows[finite], x[finite]
-        if len(rows):
-            field.check_expression(x, int(cluster), some.names[rows])
-            yield int(cluster), rows, field.linearize(x, int(cluster), dtype=work.dtype)
-
-
-def _predict(block: npt.NDArray[Any], some: _Cells, field: Field, work: _Work) -> Array:
-    """Return predicted shifts of the cells of a block, NaN for those that cannot be computed."""
-    shifts = np.full((len(block), len(work.knockouts.names)), np.nan)
-    with single_threaded_blas():
-        for cluster, rows, linear in _clusters(block, some, field, work):
-            shifts[rows] = predict_shifts(
-                linear, field, cluster, work.knockouts, dtype=work.dtype, backend=work.backend
-            )
-    return shifts
-
-
-def _sums(shifts: Array, labels: npt.NDArray[np.int32], n_labels: int) -> Array:
-    """Return the sum of predicted shifts and how many there are, ``(2, label, knockout)``."""
-    sums = np.zeros((2, n_labels, shifts.shape[1]))
-    known = labels >= 0
-    np.add.at(sums[0], labels[known], np.nan_to_num(shifts[known], nan=0.0))
-    np.add.at(sums[1], labels[known], ~np.isnan(shifts[known]))
-    return sums
-
-
-def _most_promising(sums: Sequence[Array], screen: int) -> Flags:
-    """Return which knockouts to solve in each cluster, ``(label, knockout)``: the largest mean predicted shifts."""
-    total, counts = np.sum(sums, axis=0)
-    # Of equal ones, the first.
-    order = np.argsort(-np.abs(total) / np.maximum(counts, 1), axis=1, kind="stable")[:, :screen]
-    solved = np.zeros(total.shape, dtype=bool)
-    np.put_along_axis(solved, order, True, axis=1)
-    return solved
-
-
-def _solve(
-    block: npt.NDArray[Any], some: _Cells, shifts: Array, solved: Flags | None, field: Field, work: _Work
-) -> dict[str, npt.NDArray[Any]]:
-    """Return all variables of the cells of a block."""
-    out = empty_knockouts(len(block), len(work.knockouts.names))
-    out["predicted_shift"] = shifts
-    out["status"][:] = Status.NON_FINITE_INPUT
-    out["status"][some.model_codes == SKIPPED] = Status.NO_MODEL
-    with single_threaded_blas():
-        for cluster, rows, linear in _clusters(block, some, field, work):
-            asked = (
-                np.ones((len(rows), len(work.knockouts.names)), dtype=bool)
-                if solved is None
-                else solved[some.label_codes[rows]]
-            )
-            found = solve_knockouts(
-                linear,
-                field,
-                cluster,
-                work.knockouts,
-                asked,
-                tolerance=work.tolerance,
-                dtype=work.dtype,
-                backend=work.backend,
-            )
-            for name, values in vars(found).items():
-                out[name][rows] = values
-    return out

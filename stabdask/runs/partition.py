@@ -76,21 +76,17 @@ class PartitionTask:
 def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> PartitionTask:
     """Return the task of one partition."""
     import cloudpickle
-    from dask.base import optimize
 
     start, stop = job.spec.bounds(partition)
-    ends = np.cumsum(job.expression.chunks[0])
-    first, last = np.searchsorted(ends, [start, stop - 1], side="right")
-    (rows,) = optimize(job.expression.blocks[first : last + 1])
-    graph = dict(rows.__dask_graph__())
+    graph, keys, skip = job.row_graph.rows(start, stop)
     names = job.cell_names
     return PartitionTask(
         store=str(store),
         spec=job.spec,
         partition=partition,
         attempt=attempt,
-        rows=cloudpickle.dumps((graph, [key[0] for key in rows.__dask_keys__()])),
-        skip=int(start - (ends[first - 1] if first else 0)),
+        rows=cloudpickle.dumps((graph, keys)),
+        skip=skip,
         model_codes=job.model_codes[start:stop],
         label_codes=job.label_codes[start:stop],
         audited=job.audited[start:stop],

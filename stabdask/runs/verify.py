@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.analysis.spectra import complete_values, match_spectra
-from stabdask.atlas.cells import cell_state
+from stabdask.atlas.cells import cell_names, cell_state
 from stabdask.errors import InputError, MissingKeyError, StabdaskError
 from stabdask.fields.base import Field, Index
 from stabdask.files import open_group
@@ -22,6 +22,7 @@ from stabdask.runs.options import Options
 from stabdask.runs.parameters import parameter_values
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.store import open_store_field, read_spec
+from stabdask.runs.verify_response import response_error, wrong_sums
 from stabdask.schema import Status
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ class VerifyReport:
     damaged_parameters
         Of the copy of the ``field``, ``degradation`` and ``weight``, what is not that of the run; and arrays whose
         description, names or labels of cells that are not.
+    n_responses
+        Cells whose responses were compared with the dense inverse of their Jacobian: those with `response_status` 0.
+    worst_response_error
+        Largest difference found in them, relative to the norm of their column of J^-1, and beyond what their condition
+        number explains: comparable with `limit`.
+    wrong_sums
+        Partitions of these cells whose sums of responses are not those of the responses stored.
     """
 
     store: str
@@ -79,11 +87,15 @@ class VerifyReport:
     damaged_parameters: list[str] = field(default_factory=list)
     compared: str = "eigenvalues"
     n_elements: int = 0
+    n_responses: int = 0
+    worst_response_error: float = 0.0
+    wrong_sums: list[int] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether nothing was found wrong (missing partitions are not wrong)."""
-        return not (self.damaged or self.damaged_annotations or self.damaged_parameters or self.wrong_cells)
+        found = (self.damaged, self.damaged_annotations, self.damaged_parameters, self.wrong_cells)
+        return not (any(found) or self.wrong_sums)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""
@@ -106,20 +118,52 @@ class VerifyReport:
         if self.note:
             lines.append(f"oracle       not used: {self.note}")
         else:
-            elements = f", elements within {self.worst_element_error:.1e}" if self.n_elements else ""
-            lines.append(
-                f"oracle       {self.n_cells_checked} cells against dense Jacobians: {self.compared} within "
-                f"{self.worst_eigenvalue_error:.1e}{elements} of |J| (limit {self.limit:.0e})"
+            found = [("elements", self.worst_element_error)] if self.n_elements else []
+            if self.compared != "nothing":
+                found.insert(0, (self.compared, self.worst_eigenvalue_error))
+            within = ", ".join(f"{name} within {error:.1e}" for name, error in found)
+            within = (
+                f"{within} of |J| (limit {self.limit:.0e})" if found else "no spectra, no elements stored"
             )
+            lines.append(f"oracle       {self.n_cells_checked} cells against dense Jacobians: {within}")
+            if self.n_responses:
+                lines.append(
+                    f"             responses of {self.n_responses} of them against dense inverses: within "
+                    f"{self.worst_response_error:.1e}, beyond what their condition explains (limit {self.limit:.0e})"
+                )
         if self.wrong_cells:
             lines.append(f"             wrong: {', '.join(self.wrong_cells[:10])}")
+        if self.wrong_sums:
+            numbers = ", ".join(str(number) for number in self.wrong_sums[:10])
+            lines.append(f"             sums of responses are not those of the cells in partitions {numbers}")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Of one cell: those of eigenvalues and elements, relative to |J|, and of responses, if it has any."""
+
+    eigenvalue: float
+    element: float
+    response: float | None
+
+    def within(self, limit: float) -> bool:
+        return all(error <= limit for error in (self.eigenvalue, self.element, self.response or 0.0))
+
+
+def _largest(errors: Iterable[float]) -> float:
+    """Return the largest of some errors, 0 of none; NaN, for what is not there, is larger than all."""
+    return float(np.max([0.0, *errors]))
 
 
 def verify(
     path: str | Path, *, cells: xr.Dataset | None = None, n_cells: int = 8, seed: int = 0
 ) -> VerifyReport:
     """Check a store: every checksum, and a random sample of cells against the dense oracle.
+
+    Of each cell of the sample, its spectrum (or what the store has in its place), elements and responses are compared.
+    Sums of responses by cluster are compared with the responses that they are of, where the store has both; else how
+    many cells are in them.
 
     Parameters
     ----------
@@ -128,8 +172,8 @@ def verify(
     cells
         The atlas the run read; opened again from the paths in the store if not given.
     n_cells
-        How many cells to compare with `numpy.linalg.eigvals` of their dense Jacobian. One of 2,000 genes takes
-        some ten seconds.
+        How many cells to compare with `numpy.linalg.eigvals` of their dense Jacobian, and where the store has
+        responses, with `numpy.linalg.inv` of it. One of 2,000 genes takes some ten seconds.
     seed
         Of the sample.
 
@@ -153,10 +197,13 @@ def verify(
         for name in damaged_variables(path, group, spec, receipt)
     ]
     note = ""
-    errors: dict[str, tuple[float, float]] = {}
+    limit = _LIMITS[spec.options.dtype]
+    errors: dict[int, _Errors] = {}
+    names: npt.NDArray[Any] = np.empty(0)
     if n_cells > 0:
         try:
             atlas = cells if cells is not None else reopen_cells(path)
+            names = cell_names(atlas)
             errors = _against_oracle(path, spec, group, atlas, set(receipts), damaged, n_cells, seed)
         except (StabdaskError, OSError) as error:
             if cells is not None:
@@ -164,22 +211,25 @@ def verify(
             note = str(error)
     else:
         note = "no cells asked for"
-    limit = _LIMITS[spec.options.dtype]
+    responses = [error.response for error in errors.values() if error.response is not None]
     return VerifyReport(
         store=str(path),
         n_partitions=spec.n_partitions,
         n_partitions_checked=len(receipts),
         damaged=damaged,
         n_cells_checked=len(errors),
-        worst_eigenvalue_error=max((e for e, _ in errors.values()), default=0.0),
-        worst_element_error=max((e for _, e in errors.values()), default=0.0),
+        worst_eigenvalue_error=_largest(error.eigenvalue for error in errors.values()),
+        worst_element_error=_largest(error.element for error in errors.values()),
         limit=limit,
-        wrong_cells=[name for name, pair in errors.items() if not max(pair) <= limit],
+        wrong_cells=[str(names[cell]) for cell, error in errors.items() if not error.within(limit)],
         note=note,
         damaged_annotations=damaged_annotations(group, spec.cells.get("annotations", {})),
         damaged_parameters=_damaged_parameters(path, spec, group),
         compared=_compared(spec),
         n_elements=_n_elements(spec.options),
+        n_responses=len(responses),
+        worst_response_error=_largest(responses),
+        wrong_sums=wrong_sums(spec, group, sorted({cell // spec.partition_cells for cell in errors}), limit),
     )
 
 
@@ -253,8 +303,8 @@ def _against_oracle(
     damaged: list[tuple[int, str]],
     n_cells: int,
     seed: int,
-) -> dict[str, tuple[float, float]]:
-    """Return, per sampled cell, the errors of eigenvalues and of elements relative to |J|."""
+) -> dict[int, _Errors]:
+    """Return, per sampled cell, how far what is stored is from what its dense Jacobian gives."""
     model = open_store_field(path)
     _check_same(spec, atlas)
     usable = sorted(finished - {number for number, _ in damaged})
@@ -268,7 +318,6 @@ def _against_oracle(
     where = {str(name): position for position, name in enumerate(atlas[state.dims[1]].to_numpy())}
     columns = np.asarray([where[str(name)] for name in model.axes])
     pairs = _compared_elements(spec, model)
-    cell_names = atlas["cell"].to_numpy() if "cell" in atlas.coords else np.arange(spec.n_cells)
     errors = {}
     for cell in sample:
         x = np.asarray(state.data[int(cell)].compute(scheduler="synchronous"), dtype=np.float64)
@@ -277,9 +326,13 @@ def _against_oracle(
         point = x[None, columns]
         J = model.jacobian(point, label)[0]
         scale = float(np.linalg.norm(J)) or 1.0
-        errors[str(cell_names[cell])] = (
+        linear = model.linearize(point, model.cluster_number(label), dtype=spec.options.dtype)
+        errors[int(cell)] = _Errors(
             _eigenvalue_error(spec, group, int(cell), J, codes, model.regulator_index) / scale,
             _element_error(spec, group, int(cell), model.jacobian_elements(point, label, *pairs)[0]) / scale,
+            response_error(
+                spec, group, int(cell), J, model, rounding=linear.rounding, limit=_LIMITS[spec.options.dtype]
+            ),
         )
     return errors
 
@@ -299,21 +352,19 @@ def _eigenvalue_error(
     codes: npt.NDArray[np.int32],
     regulator_index: npt.NDArray[np.intp],
 ) -> float:
-    dense = np.linalg.eigvals(J)
-    if spec.options.spectrum == "full" and spec.options.whole_cores:
-        stored = group["eigenvalue"][cell]
-        return match_spectra(stored, dense) if np.isfinite(stored.real).all() else float("inf")
     if spec.options.spectrum == "full":
-        stored = complete_values(
-            group["eigenvalue"][cell : cell + 1],
-            group["active"][cell : cell + 1],
-            codes[cell : cell + 1],
-            degradation=group["degradation"][...],
-            regulator_index=regulator_index,
-        )[0]
-        return match_spectra(stored, dense) if np.isfinite(stored.real).all() else float("inf")
+        stored = group["eigenvalue"][cell]
+        if not spec.options.whole_cores:
+            stored = complete_values(
+                stored[None],
+                group["active"][cell : cell + 1],
+                codes[cell : cell + 1],
+                degradation=group["degradation"][...],
+                regulator_index=regulator_index,
+            )[0]
+        return match_spectra(stored, np.linalg.eigvals(J)) if np.isfinite(stored.real).all() else float("inf")
     if "spectral_abscissa" in spec.options.variables():
-        return float(abs(float(group["spectral_abscissa"][cell]) - dense.real.max()))
+        return float(abs(float(group["spectral_abscissa"][cell]) - np.linalg.eigvals(J).real.max()))
     return (
         float(abs(float(group["trace"][cell]) - np.trace(J))) if "trace" in spec.options.variables() else 0.0
     )

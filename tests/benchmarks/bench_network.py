@@ -1,13 +1,15 @@
 """Precision matrices that are updated, against inversions from scratch.
 
     python tests/benchmarks/bench_network.py [--genes 500 2000] [--rank 5] [--repeats 7] [--crossover] [--json]
+                                             [--figures FIGURES.json] [--plot FILE.png]
 
 For each number of genes, a covariance matrix of ten factors to which a change of low rank is added. Timed in turns in
 one run, the best of all turns: `numpy.linalg.inv` of the changed matrix; its inversion through Cholesky factors; the
 Woodbury formula as it is written, in NumPy; `woodbury_update`, which gives a full matrix; and
 `PrecisionMatrix.update`, which keeps covariance and inverse in step and probes them (in place, one triangle of each;
 reading `theta` afterwards, timed as well, fills the other). With --crossover, also the rank from which inversion
-through Cholesky factors is the faster.
+through Cholesky factors is the faster. With --plot, a figure of the seconds over numbers of genes; with --figures, of
+what --json printed before, without measuring again.
 """
 
 from __future__ import annotations
@@ -16,19 +18,27 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stabdask import plotting
 from stabdask.analysis.network import PrecisionMatrix
 from stabdask.kernels import lowrank
 
 Array = np.ndarray[Any, Any]
 GENES = (50, 100, 200, 500, 1000, 2000, 4000)
+DRAWN = {
+    "numpy_inv": "numpy.linalg.inv",
+    "cholesky": "inversion by Cholesky factors",
+    "update": "PrecisionMatrix.update",
+}
+"""What of the seconds is drawn, and under which names."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,10 +49,26 @@ def main() -> None:
         "--crossover", action="store_true", help="find the rank from which inversion is faster"
     )
     parser.add_argument("--json", action="store_true", help="print figures as JSON on stdout")
-    options = parser.parse_args()
-    figures = [measured(n, options.rank, options.repeats, options.crossover) for n in options.genes]
+    parser.add_argument("--figures", type=Path, help="take what --json printed from here; measure nothing")
+    parser.add_argument("--plot", type=Path, help="draw the seconds into this file (.png, .pdf, .svg)")
+    options = parser.parse_args(arguments)
+    if options.figures is not None:
+        figures = json.loads(options.figures.read_text())
+    else:
+        figures = [measured(n, options.rank, options.repeats, options.crossover) for n in options.genes]
     if options.json:
         print(json.dumps(figures, indent=2))
+    if options.plot is not None:
+        plotting.update_timing(timings(figures), direct=DRAWN["numpy_inv"], save=options.plot)
+
+
+def timings(figures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the table that is drawn: a row for each number of genes, a column of seconds for each way."""
+    return [
+        {"n_genes": one["n_genes"], "rank": one["rank"]}
+        | {name: one["seconds"][way] for way, name in DRAWN.items()}
+        for one in figures
+    ]
 
 
 def factor_model(n: int, d: int) -> tuple[Array, Array]:

@@ -51,7 +51,8 @@ def figures(ds: Any, options: argparse.Namespace) -> dict[str, Callable[..., Any
     for number, label in enumerate(ds["cluster"].to_numpy()):
         for name in ("driver_genes", "driver_edges", "driver_network"):
             out[f"{name}-{number}"] = partial(getattr(sd.pl, name), ds, cluster=str(label))
-        out[f"driver_heatmap-{number}"] = partial(sd.pl.driver_heatmap, ds, str(label))
+        for name in ("driver_heatmap", "response_heatmap"):
+            out[f"{name}-{number}"] = partial(getattr(sd.pl, name), ds, str(label))
     return out
 
 

@@ -108,6 +108,8 @@ def test_what_makes_no_sense_is_refused(
         (("--n-cells", "0"), 2, "n_cells=0"),
         (("--top", "0"), 2, "--top 0"),
         (("--workers", "-1"), 2, "--workers -1"),
+        (("--memory", "1kB"), 3, "2 knockouts in 40 cells take 2.12 kB of memory, and 1 kB are allowed"),
+        (("--memory", "much"), 2, "memory 'much' is no size"),
         (("-o", str(tmp_path / "table.txt")), 2, "ends in .json or .csv"),
         (("-o", str(tmp_path / "nowhere" / "table.csv")), 3, "does not exist"),
     ):

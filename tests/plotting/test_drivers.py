@@ -20,7 +20,7 @@ from matplotlib.patches import FancyArrowPatch
 
 import stabdask as sd
 from stabdask.errors import InputError, MissingKeyError, UsageError
-from stabdask.plotting.network import circular_order
+from stabdask.plotting.circle import circular_order
 from stabdask.plotting.style import ACTIVATION, INHIBITION
 
 

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from fake_results import fake_edges, fake_genes, fake_results
+from fake_results import fake_edges, fake_genes, fake_knockouts, fake_responses, fake_results, fake_timings
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -47,6 +47,11 @@ ONE_AXES: dict[str, Draw] = {
     "driver_network": lambda **o: sd.pl.driver_network(fake_edges(), **o),
     "partial_correlations": lambda **o: sd.pl.partial_correlations(RHO, **o),
     "edge_changes": lambda **o: sd.pl.edge_changes(sd.network.compare(RHO, np.eye(3)), **o),
+    "precision_network": lambda **o: sd.pl.precision_network(sd.network.edges(RHO, top=3), **o),
+    "update_timing": lambda **o: sd.pl.update_timing(fake_timings(), **o),
+    "knockout_shifts": lambda **o: sd.pl.knockout_shifts(fake_knockouts(), group="GMP", **o),
+    "knockout_heatmap": lambda **o: sd.pl.knockout_heatmap(fake_knockouts(order=2), group="GMP", **o),
+    "response_heatmap": lambda **o: sd.pl.response_heatmap(fake_responses(), "GMP", **o),
     "driver_heatmap": lambda **o: sd.pl.driver_heatmap(fake_results(drivers=True), "GMP", **o),
     "trend": lambda **o: sd.pl.trend(fake_results(), by="cluster", **o),
     "fixed_points": lambda **o: sd.pl.fixed_points(toggle(), **o),
@@ -109,7 +114,9 @@ def test_figures_are_saved_and_none_is_left_open(tmp_path: Path, name: str) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
 
 
-@pytest.mark.parametrize("name", ["spectrum", "embedding", "driver_network"])
+@pytest.mark.parametrize(
+    "name", ["spectrum", "embedding", "driver_network", "precision_network", "knockout_heatmap"]
+)
 @pytest.mark.parametrize(("suffix", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("PNG", b"\x89PNG")])
 def test_the_same_figure_is_the_same_file(tmp_path: Path, name: str, suffix: str, start: bytes) -> None:
     first, second = (tmp_path / f"{number}.{suffix}" for number in (1, 2))

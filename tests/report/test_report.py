@@ -92,6 +92,7 @@ def test_a_page_of_everything(store: Path, written: Path) -> None:
     headings = [t for t in page.texts if t in ("Clusters", "Stability", "Embedding", "Drivers", "Methods")]
     assert len(set(headings)) == 5
     assert "My <atlas>" in page.texts
+    assert "Responses" not in page.texts
     # Spectra, boxes, two violins, a trend, five embeddings, elements, two figures for each cluster.
     assert len(page.of("img")) == 1 + 1 + 2 + 1 + 5 + 1 + 2 * len(LABELS)
     assert all(image["alt"] for image in page.of("img"))
@@ -141,6 +142,45 @@ def test_a_store_that_holds_little(spectrum: str, tmp_path: Path) -> None:
     assert "Drivers" not in page.texts
     assert ("No eigenvalues were computed" in page.text) == (spectrum == "none")
     assert ("abscissa" in page.texts) == (spectrum != "none")
+
+
+@pytest.mark.parametrize("held", ["response", "response_mean"])
+def test_responses_of_every_cluster(held: str, tmp_path: Path) -> None:
+    atlas = random_atlas(4, n_cells=40, clusters=LABELS, broken=(3,))
+    genes = atlas.field.genes.tolist()
+    run: dict[str, Any] = {"workers": 0, "progress": False, "partition_cells": 16, "spectrum": "none"}
+    between: dict[str, Any] = {
+        "effectors": genes[:5],
+        "regulators": genes[:3],
+        "quantities": ["default", held],
+    }
+    sd.run(atlas.cells(), atlas.field, tmp_path / "out.zarr", **run, **between)
+    page = Page(sd.write_report(tmp_path / "out.zarr", tmp_path / "r.html").read_text())
+    assert "Responses" in page.texts
+    images = [str(image["alt"]) for image in page.of("img") if str(image["alt"]).startswith("Responses")]
+    assert images == [f"Responses of {label}" for label in sorted(LABELS)]
+    condition = sd.open_results(tmp_path / "out.zarr")["response_condition"].values
+    for label in LABELS:
+        own = condition[np.array([name == label for name in atlas.labels]) & atlas.good]
+        assert f"{np.median(own):.4g}" in page.texts
+    assert not page.of("script")
+    assert "sustained small push" in page.text
+
+
+def test_responses_that_cannot_be_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = random_atlas(4, n_cells=40, clusters=LABELS)
+    genes = atlas.field.genes.tolist()
+    run: dict[str, Any] = {"workers": 0, "progress": False, "spectrum": "none", "quantities": ["response"]}
+    sd.run(atlas.cells(), atlas.field, tmp_path / "out.zarr", effectors=genes, regulators=genes[:3], **run)
+    ds = sd.open_results(tmp_path / "out.zarr").compute()
+    bad = np.array([name == LABELS[1] for name in atlas.labels])
+    ds["response_status"][bad] = 6
+    monkeypatch.setattr("stabdask.report.document.open_results", lambda _: ds)
+    page = Page(sd.write_report(tmp_path / "out.zarr", tmp_path / "r.html").read_text())
+    # A count, and no figure.
+    assert f"No cell of {LABELS[1]} has responses that can be trusted." in page.texts
+    assert "100.0%" in page.texts
+    assert len([image for image in page.of("img") if "Responses of" in str(image["alt"])]) == 2
 
 
 def test_one_cell_that_failed(tmp_path: Path) -> None:

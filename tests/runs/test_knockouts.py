@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any
 
 import anndata
@@ -16,8 +17,9 @@ from random_atlas import RandomAtlas, planted, random_atlas
 
 import stabdask as sd
 from stabdask.analysis import knockouts as kernel
-from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError
+from stabdask.errors import InputError, MemoryBudgetError, MissingKeyError, StabdaskWarning, UsageError
 from stabdask.fields.hopfield_linear import HopfieldLinearization
+from stabdask.runs.knockout_results import KNOCKOUT_ATTRS
 from stabdask.schema import Status
 
 Array = np.ndarray[Any, Any]
@@ -231,6 +233,7 @@ def test_pairs_by_name_come_once() -> None:
     a, b, c = atlas.field.regulators[:3].tolist()
     ds = sd.knockouts(atlas.cells(), atlas.field, pairs=[(b, a), (a, c), (a, b)])
     assert ds["knockout"].values.tolist() == [f"{b}+{a}", f"{a}+{c}"]
+    assert (ds["gene_a"].values.tolist(), ds["gene_b"].values.tolist()) == ([b, a], [a, c])
     check_exact(atlas, ds)
     both = sd.knockouts(atlas.cells(), atlas.field, regulators=[a, b, c], order=2)
     assert both["knockout"].values.tolist() == ["+".join(pair) for pair in combinations((a, b, c), 2)]
@@ -366,6 +369,55 @@ def test_workers_compute_the_same() -> None:
             here = sd.knockouts(cells, atlas.field, **options)
             there = sd.knockouts(cells, atlas.field, client=client, **options)
             xr.testing.assert_identical(here, there)
+
+
+def test_what_fails_on_a_worker_is_raised_and_the_rest_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import Client
+
+    atlas = random_atlas(12, n_cells=33, n_genes=9, n_regulators=6)
+    original = HopfieldLinearization.solve_without
+
+    def failing(self: Any, cells: Any, taken: Any, **options: Any) -> Any:
+        if len(self.active) < 5:
+            raise InputError("cell 'c32' cannot be computed")
+        return original(self, cells, taken, **options)
+
+    monkeypatch.setattr(HopfieldLinearization, "solve_without", failing)
+    cells = atlas.cells(block_cells=8)
+    with pytest.raises(InputError, match="'c32'"):
+        sd.knockouts(cells, atlas.field)
+    with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        with pytest.raises(InputError, match="'c32'"):
+            sd.knockouts(cells, atlas.field, client=client)
+        assert not client.futures
+    with pytest.raises(UsageError, match="asynchronous"):
+        sd.knockouts(cells, atlas.field, client=SimpleNamespace(asynchronous=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_results_that_do_not_fit_are_refused_before_any_work(
+    order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+
+    atlas = random_atlas(9, n_cells=40, n_genes=10, n_regulators=7)
+    n = len(atlas.field.regulators)
+    n = n * (n - 1) // 2 if order == 2 else n
+    needed = 40 * (20 * n + 13)
+    ds = sd.knockouts(atlas.cells(), atlas.field, order=order, memory=needed)
+    assert sum(ds[name].nbytes for name in (*KNOCKOUT_ATTRS, "status")) == needed
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
+    xr.testing.assert_identical(sd.knockouts(atlas.cells(), atlas.field, order=order, memory=needed), ds)
+    assert sd.knockouts(atlas.cells(), atlas.field, order=order, n_cells=19).sizes["cell"] == 38
+    monkeypatch.setattr("stabdask.runs.knockouts.prepare", None)
+    said = rf"{n} knockouts in 40 cells take .* are available; 39 cells would fit: draw .* n_cells=.* regulators="
+    for more in ({}, {"screen": 2}):
+        with pytest.raises(MemoryBudgetError, match=said):
+            sd.knockouts(atlas.cells(), atlas.field, order=order, **more)  # type: ignore[arg-type]
+    with pytest.raises(MemoryBudgetError, match=r"and 100 B are allowed by memory=; not one cell would fit"):
+        sd.knockouts(atlas.cells(), atlas.field, order=order, memory=100)
+    with pytest.raises(UsageError, match="memory 'much' is no size"):
+        sd.knockouts(atlas.cells(), atlas.field, memory="much")
 
 
 def test_genes_of_the_atlas_in_another_order_and_precision() -> None:

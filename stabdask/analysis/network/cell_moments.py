@@ -15,6 +15,7 @@ from stabdask.analysis.groups import cell_label_names, group_cells
 from stabdask.analysis.network.moment_checks import check_dtype, checked_genes, finite_rows, not_finite
 from stabdask.analysis.network.moments import CoMoments
 from stabdask.analysis.network.sums import Accumulator, Sums, joined, slab_rows
+from stabdask.checks import refuse_asynchronous, refuse_persisted
 from stabdask.errors import (
     InputError,
     MemoryBudgetError,
@@ -27,6 +28,7 @@ from stabdask.kernels.arrays import XArray
 from stabdask.kernels.cuda_modules import on_gpu
 from stabdask.kernels.device import require_gpus
 from stabdask.kernels.threads import single_threaded_blas
+from stabdask.row_blocks import RowGraph
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -57,16 +59,9 @@ class Stretch:
     Not a dataclass: Dask would take one apart, and compute all blocks before the task that walks them.
     """
 
-    def __init__(self, x: da.Array, start: int, stop: int, codes: Codes) -> None:
-        from dask.base import optimize
-
-        ends = np.cumsum(x.chunks[0])
-        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
-        (rows,) = optimize(x.blocks[first : last + 1])
-        self.graph = dict(rows.__dask_graph__())
-        self.keys = [key[0] for key in rows.__dask_keys__()]
+    def __init__(self, rows: RowGraph, start: int, stop: int, codes: Codes) -> None:
+        self.graph, self.keys, self.skip = rows.rows(start, stop)
         self.start, self.stop = start, stop
-        self.skip = int(start - (ends[first - 1] if first else 0))
         self.codes = codes[start:stop]
 
     def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any], Codes]]:
@@ -96,14 +91,9 @@ def moments_of_cells(
     """Return what `CoMoments.from_cells` does."""
     from dask.delayed import delayed
 
-    if client is not None and client.asynchronous:
-        raise UsageError("the client is asynchronous; expected one made with asynchronous=False")
+    refuse_asynchronous(client)
     x, genes = _expression(cells)
-    # Looked for before Dask optimizes the graph, which leaves them out.
-    if any(type(value).__name__ == "Future" for value in dict(x.__dask_graph__()).values()):
-        raise UsageError(
-            "the expression was persisted on a cluster; pass the cells as open_cells returned them"
-        )
+    refuse_persisted(x)
     codes, labels = _labels(cells, by)
     if client is None:
         if gpu:
@@ -111,7 +101,10 @@ def moments_of_cells(
         _check_memory(len(genes), len(labels))
     n_cells = x.shape[0]
     least = max(_STRETCH_CELLS, _STRETCH_CELLS_OF_LABEL * len(labels), -(-n_cells // _STRETCHES))
-    stretches = [Stretch(x, start, min(start + least, n_cells), codes) for start in range(0, n_cells, least)]
+    rows_of = RowGraph(x)
+    stretches = [
+        Stretch(rows_of, start, min(start + least, n_cells), codes) for start in range(0, n_cells, least)
+    ]
     rows = min(n_cells, slab_rows(len(genes), len(labels)))
     collect, join = delayed(_collect, pure=False), delayed(_join, pure=False)
     parts = [

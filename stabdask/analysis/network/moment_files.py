@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from stabdask.analysis.network.moments import CoMoments
-from stabdask.errors import DamagedStoreError, InputError, MissingFileError
-from stabdask.files import existing_path, new_directory, open_group, read_names, write_array, write_names
+from stabdask.analysis.network.saved import SavedKind
+from stabdask.errors import DamagedStoreError
+from stabdask.files import read_names, write_array, write_names
 
 __all__ = ["open_moments", "save_moments"]
 
-_KIND = "stabdask_moments"
-_VERSION = 1
+_MOMENTS = SavedKind("stabdask_moments", "co-moments", "co-moments", "CoMoments.save", plural=True)
 _CHUNK_BYTES = 2**24
 
 
@@ -26,15 +26,10 @@ def save_moments(moments: CoMoments, path: str | Path, *, overwrite: bool = Fals
     StoreMismatchError
         If `path` exists and `overwrite` is false.
     """
-    import zarr
-
     path = Path(path)
-    with new_directory(path, overwrite=overwrite) as folder:
-        group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+    with _MOMENTS.new_group(path, overwrite=overwrite) as group:
         group.attrs.update(
             {
-                _KIND: "co-moments",
-                "format_version": _VERSION,
                 "count": moments.count,
                 "n_skipped": moments.n_skipped,
                 "fingerprint": _fingerprint(moments),
@@ -62,13 +57,8 @@ def open_moments(path: str | Path) -> CoMoments:
     DamagedStoreError
         If what is there differs from what was written.
     """
-    group = open_group(existing_path(path, "saved co-moments"))
-    if group.attrs.get(_KIND) is None:
-        raise MissingFileError(f"{path} holds no saved co-moments; make them with CoMoments.save")
-    version = group.attrs.get("format_version")
-    if version != _VERSION:
-        raise InputError(f"{path} holds co-moments of format {version!r}; this version reads {_VERSION}")
-    try:
+    group = _MOMENTS.open(path)
+    with _MOMENTS.reading(path):
         has_fourth = "fourth" in group
         moments = CoMoments(
             group.attrs["count"],
@@ -80,12 +70,6 @@ def open_moments(path: str | Path) -> CoMoments:
             n_skipped=group.attrs["n_skipped"],
         )
         intact = _fingerprint(moments) == group.attrs["fingerprint"]
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # damage can make Zarr, a codec or a check raise anything
-        raise DamagedStoreError(
-            f"the co-moments at {path} cannot be read ({type(error).__name__}: {error}); write them again"
-        ) from error
     if not intact:
         raise DamagedStoreError(
             f"the co-moments at {path} differ from their own fingerprint; write them again"

@@ -8,30 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stabdask.analysis.network.cell_changes import Cells
-from stabdask.errors import DamagedStoreError, InputError, MissingFileError
-from stabdask.files import existing_path, new_directory, open_group, read_names, write_array, write_names
+from stabdask.analysis.network.saved import SavedKind
+from stabdask.errors import DamagedStoreError
+from stabdask.files import read_names, write_array, write_names
 
 if TYPE_CHECKING:
     from stabdask.analysis.network.precision import PrecisionMatrix
 
 __all__ = ["open_saved", "save"]
 
-_KIND = "stabdask_network"
-_PRECISION = "precision"
-_VERSION = 1
+_PRECISION = SavedKind("stabdask_network", "precision", "precision matrix", "PrecisionMatrix.save")
 
 
 def save(precision: PrecisionMatrix, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write `precision` to a new Zarr group at `path`; see `PrecisionMatrix.save`."""
-    import zarr
-
     path = Path(path)
     pair, cells = precision._pair, precision.cells
-    with new_directory(path, overwrite=overwrite) as folder:
-        group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+    with _PRECISION.new_group(path, overwrite=overwrite) as group:
         attrs: dict[str, Any] = {
-            _KIND: _PRECISION,
-            "format_version": _VERSION,
             "logdet": pair.logdet,
             "amount": precision.amount,
             "drift_tolerance": pair.drift_tolerance,
@@ -51,33 +45,13 @@ def save(precision: PrecisionMatrix, path: str | Path, *, overwrite: bool = Fals
 
 def open_saved(path: str | Path) -> PrecisionMatrix:
     """Open what `save` wrote; see `PrecisionMatrix.open`."""
-    group = open_group(existing_path(path, "saved precision matrix"))
-    found = group.attrs.get(_KIND)
-    if found != _PRECISION:
-        there = "" if found is None else f", but {found!r}"
-        raise MissingFileError(
-            f"{path} holds no saved precision matrix{there}; write one with PrecisionMatrix.save"
-        )
-    version = group.attrs.get("format_version")
-    if version != _VERSION:
-        raise InputError(
-            f"{path} holds a precision matrix of format {version!r}; this version reads format {_VERSION}: "
-            "make it anew, "
-            "or update stabdask"
-        )
-    try:
+    group = _PRECISION.open(path)
+    with _PRECISION.reading(path):
         precision, intact = _read(group)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # damage can make Zarr, a codec or a check raise anything
-        raise DamagedStoreError(
-            f"the precision matrix at {path} cannot be read ({type(error).__name__}: {error}); write it again"
-        ) from error
     if not intact:
         raise DamagedStoreError(
             f"theta at {path} is not the inverse of sigma there: they differ by {precision.probe():.3g} on "
-            "the probes; "
-            "write it again"
+            "the probes; write it again"
         )
     return precision
 
