@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,8 @@ def start_early() -> None:
     os.environ.update(environment)
     try:
         multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOADED))
-        forkserver.ensure_running()
+        with _interrupts_ignored():
+            forkserver.ensure_running()
     finally:
         for name, value in before.items():
             if value is None:
@@ -130,12 +132,31 @@ def local_client(*, n_workers: int, memory_limit: int | None, dashboard: bool = 
             yield client
 
 
+_LEFT_TO_THE_CLIENT = (signal.SIGINT, signal.SIGHUP)
+"""What a terminal sends to every process in it: the client ends workers in order."""
+
+
 async def _leave_interrupts_to_the_client() -> None:
-    """Let Ctrl-C in a terminal, which reaches every process, be the client's, which ends workers in order.
+    """Ignore what a terminal sends, in a worker.
 
     A coroutine, because those are run by the main thread of a worker, where alone signals can be handled.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _LEFT_TO_THE_CLIENT:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore what a terminal sends, so that processes started in the block do from the beginning."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where signals cannot be handled
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _LEFT_TO_THE_CLIENT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

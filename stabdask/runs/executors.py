@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stabdask.checks import refuse_asynchronous
 from stabdask.clusters import dashboard_url, gpu_client, local_client
 from stabdask.errors import StabdaskError
+from stabdask.runs.losses import out_of_memory, scheduler_needed
 from stabdask.runs.partition import PartitionTask, run_partition
 from stabdask.runs.plan import Plan
 from stabdask.runs.progress import ProgressWriter
@@ -35,7 +36,22 @@ class Here:
     def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
         """Give the receipts of `tasks`, in their order."""
         for task in tasks:
-            yield run_partition(task)
+            receipt = self._run(task)
+            if receipt is not None:
+                yield receipt
+
+    def _run(self, task: PartitionTask) -> Receipt | None:
+        try:
+            return run_partition(task)
+        except MemoryError as error:
+            if not out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {error}"
+        # The traceback, which held the arrays, is gone; others may have given back memory meanwhile.
+        if task.attempt < _TRIES:
+            return self._run(replace(task, attempt=task.attempt + 1))
+        self.failures[task.partition] = reason
+        return None
 
 
 class OnCluster:
@@ -48,7 +64,17 @@ class OnCluster:
         self._waiting, self._asked_again = 0, 0.0
 
     def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
-        """Give the receipts of `tasks` as they come; what fails for good goes to `failures`."""
+        """Give the receipts of `tasks` as they come; what fails for good goes to `failures`.
+
+        Raises
+        ------
+        RunFailedError
+            If the scheduler no longer answers.
+        """
+        with scheduler_needed(self.client):
+            yield from self._map(tasks)
+
+    def _map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
         from distributed import as_completed
 
         running: dict[Any, PartitionTask] = {}
@@ -67,7 +93,8 @@ class OnCluster:
                 self._fill(tasks, running, completed)
         finally:
             if running:
-                self.client.cancel(list(running), force=True)
+                with suppress(OSError):  # no scheduler, no tasks
+                    self.client.cancel(list(running), force=True)
 
     def _fill(
         self, tasks: Iterator[PartitionTask], running: dict[Any, PartitionTask], completed: Any
@@ -95,7 +122,8 @@ class OnCluster:
     def _handle(
         self, task: PartitionTask, error: BaseException, running: dict[Any, PartitionTask], completed: Any
     ) -> None:
-        if isinstance(error, StabdaskError):
+        # A future is cancelled when the scheduler has gone, or by someone else.
+        if isinstance(error, StabdaskError) or self.client.status != "running":
             raise error
         if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
             self._submit(replace(task, attempt=task.attempt + 1), running, completed)

@@ -21,6 +21,7 @@ from stabdask.fields.storage import open_field_cached
 from stabdask.files import sweep_beside
 from stabdask.runs.executors import open_executor
 from stabdask.runs.job import Job, prepare
+from stabdask.runs.losses import failure_hint
 from stabdask.runs.partition import PartitionTask, make_task
 from stabdask.runs.plan import format_bytes, gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
@@ -336,13 +337,7 @@ class _Tally:
 
 def _failed(failures: dict[int, str], path: Path) -> RunFailedError:
     number, reason = next(iter(failures.items()))
-    hint = (
-        "; a worker that is killed again and again has usually run out of memory: give a larger --memory or fewer "
-        "--workers"
-        if "KilledWorker" in reason
-        else ""
-    )
     return RunFailedError(
-        f"{len(failures):,} partitions failed, number {number} with {reason}{hint}. What was finished is kept in "
-        f"{path}; run the same command again to try the rest"
+        f"{len(failures):,} partitions failed, number {number} with {reason}{failure_hint(reason)}. What was "
+        f"finished is kept in {path}; run the same command again to try the rest"
     )

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
-from durable import OPTIONS, PARTITION, assert_same, bytes_of, command, flip, open_small, run_small
+from durable import OPTIONS, PARTITION, assert_same, bytes_of, flip, open_small, run_small
 
 import stabdask as sd
 from stabdask.errors import (
@@ -181,54 +180,6 @@ def test_interrupted_run_is_resumable(small, tmp_path: Path) -> None:
         run_small(small, store, progress=interrupt)
     assert sd.status(store).n_partitions_done == 2
     assert run_small(small, store).n_partitions_computed == 3
-
-
-@pytest.mark.parametrize("in_background", [False, True])
-def test_sigterm_exits_130_and_resumes(small, tmp_path: Path, in_background: bool) -> None:
-    store = tmp_path / "o.zarr"
-    process = subprocess.Popen(
-        command(small, store, "--workers", "1"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # As a shell does for a job in the background.
-        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if in_background else None,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (store.exists() and sd.status(store).n_partitions_done):
-        time.sleep(0.02)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    if process.returncode == -signal.SIGTERM:  # it had finished, and was on its way out
-        assert sd.status(store).complete
-    elif process.returncode != 0:  # it may just have finished
-        assert process.returncode == 130, errors
-        assert "the same command resumes" in errors
-        assert "Traceback" not in errors
-    subprocess.run(command(small, store, "--workers", "0"), check=True, capture_output=True)
-    assert sd.status(store).complete
-
-
-def test_ctrl_c_in_a_terminal_reaches_all_and_only_the_client_speaks(small, tmp_path: Path) -> None:
-    store = tmp_path / "o.zarr"
-    process = subprocess.Popen(
-        command(small, store, "--workers", "1"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (store.exists() and sd.status(store).n_partitions_done):
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    if process.returncode not in (0, -signal.SIGINT):  # it may just have finished
-        assert process.returncode == 130, errors
-        assert "the same command resumes" in errors
-        assert "Traceback" not in errors
-    subprocess.run(command(small, store, "--workers", "0"), check=True, capture_output=True)
-    assert sd.status(store).complete
 
 
 def test_leftovers_are_swept(small, undisturbed: Path, tmp_path: Path) -> None:
