@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
-__all__ = ["EXIT_INTERRUPTED", "Interrupts", "interruptible"]
+__all__ = ["EXIT_INTERRUPTED", "Interrupts", "interruptible", "leave"]
 
 EXIT_INTERRUPTED = 130
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -40,6 +40,17 @@ class Interrupts:
         by = f" by {self.received[0]}" if self.received else ""
         resumes = "; what is finished is kept, the same command resumes" if resumable else ""
         return f"interrupted{by}{resumes}"
+
+
+def leave(code: int) -> NoReturn:
+    """End this process without what libraries have planned for its end, which expects all that began to be whole.
+
+    A cluster that was interrupted while it started cannot be closed, say. Its workers end with this process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import stabdask
-from stabdask.cli.interrupts import EXIT_INTERRUPTED, Interrupts, interruptible
+from stabdask.cli.interrupts import EXIT_INTERRUPTED, Interrupts, interruptible, leave
 from stabdask.errors import StabdaskError, StabdaskWarning
 
 __all__ = ["build_parser", "main"]
@@ -93,7 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.set_threshold(50_000)
     try:
         with interruptible(is_program=options.is_program) as interrupts:
-            return _execute(options, interrupts)
+            code = _execute(options, interrupts)
+            if options.is_program and interrupts.received:
+                leave(code)
+            return code
     finally:
         if options.is_program:
             # The interpreter looks for garbage once more as it ends, through all that was imported: most of a second.
