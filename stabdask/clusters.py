@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -128,7 +129,7 @@ def local_client(*, n_workers: int, memory_limit: int | None, dashboard: bool = 
     with dask.config.set(_SETTINGS | (_EARLY if _started_early else {})):
         cluster = LocalCluster(n_workers=n_workers, processes=True, **_on_loopback(memory_limit, dashboard))
         with cluster, Client(cluster) as client:
-            client.run(_leave_interrupts_to_the_client)
+            client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
             yield client
 
 
@@ -136,13 +137,21 @@ _LEFT_TO_THE_CLIENT = (signal.SIGINT, signal.SIGHUP)
 """What a terminal sends to every process in it: the client ends workers in order."""
 
 
-async def _leave_interrupts_to_the_client() -> None:
-    """Ignore what a terminal sends, in a worker.
+def _quiet_end() -> Any:
+    """Return a plugin for workers, also for those that replace others: the client ends them, and alone speaks."""
+    from distributed import WorkerPlugin
 
-    A coroutine, because those are run by the main thread of a worker, where alone signals can be handled.
-    """
-    for number in _LEFT_TO_THE_CLIENT:
-        signal.signal(number, signal.SIG_IGN)
+    class QuietEnd(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            # Called by the main thread of a worker, where alone signals can be handled.
+            for number in _LEFT_TO_THE_CLIENT:
+                signal.signal(number, signal.SIG_IGN)
+            # A scheduler that is ended by an interrupt leaves workers in the middle of a heartbeat.
+            logging.getLogger("distributed.worker").addFilter(
+                lambda record: "heartbeat" not in str(record.msg)
+            )
+
+    return QuietEnd()
 
 
 @contextmanager
@@ -197,7 +206,7 @@ def gpu_client(
         cluster = _cuda_cluster(n_workers, {**pool, **_on_loopback(memory_limit, dashboard)})
         with cluster, Client(cluster) as client:
             _wait_for_workers(client, n_workers)
-            client.run(_leave_interrupts_to_the_client)
+            client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
             if say is not None:
                 say(f"GPUs         {_names(gpus)}; one worker each; memory from {said}")
             yield client

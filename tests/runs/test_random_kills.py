@@ -1,7 +1,8 @@
 """SIGKILL at random moments: of a run, a worker, the client, the scheduler, the whole tree. Nothing is ever lost.
 
 After each kill the same run is started again, until the store is finished; then it is compared byte by byte with one
-that nobody disturbed, and the next begins. Ten kills are part of the plain suite; `pytest -m slow` adds more than a hundred.
+that nobody disturbed, and the next begins. Ten kills are part of the plain suite;
+`pytest -m slow` adds more than a hundred.
 """
 
 from __future__ import annotations

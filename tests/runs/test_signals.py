@@ -157,3 +157,18 @@ def test_commands_that_cannot_resume_do_not_say_so(
     monkeypatch.setattr("stabdask.runs.status.status", lambda path: signal.raise_signal(signal.SIGTERM))
     assert main(["status", str(tmp_path)]) == EXIT_INTERRUPTED
     assert capsys.readouterr().err == "\nstabdask: interrupted by SIGTERM\n"
+
+
+def test_workers_leave_what_terminals_send_to_the_client() -> None:
+    """Also those that replace others."""
+    from stabdask.clusters import local_client
+
+    def handlers() -> tuple[bool, bool]:
+        return tuple(signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGINT, signal.SIGHUP))
+
+    with local_client(n_workers=1, memory_limit=None, dashboard=False) as client:
+        (pid,) = client.run(os.getpid).values()
+        assert list(client.run(handlers).values()) == [(True, True)]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: list(client.run(os.getpid, on_error="ignore").values()) not in ([], [pid]))
+        wait_until(lambda: list(client.run(handlers).values()) == [(True, True)])
