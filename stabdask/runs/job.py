@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["Job", "RunSpec", "cells_identity", "labels_hash", "names_hash", "prepare"]
+__all__ = ["FILE_FACTS", "Job", "RunSpec", "cells_identity", "labels_hash", "names_hash", "prepare"]
+
+FILE_FACTS = ("bytes", "modified_ns")
+"""Facts on files that stand in for content that is not hashed."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class RunSpec:
     field
         Fingerprint of the field.
     cells
-        What identifies the input: hashes of names, labels, sampled content and of each annotation brought along,
-        files with size and time.
+        What identifies the input: hashes of names, labels, content and of each annotation brought along; where only a
+        sample of the content is hashed, also size and time of the files.
     options
         What is computed.
     format_version
@@ -239,6 +242,7 @@ def prepare(
         raise UsageError(f"partition_cells={partition_cells}; expected at least 1")
     block, partition = block_and_partition(expression, field, checked, partition_cells)
     sample = preflight(cells, field, model_codes, columns)
+    sources = cells.attrs.get("sources", [])
     spec = RunSpec(
         n_cells=len(codes),
         n_genes=field.n_genes,
@@ -252,7 +256,7 @@ def prepare(
         cells={
             **cells_identity(cells),
             "content": sample.digest,
-            "sources": [dict(source) for source in cells.attrs.get("sources", [])],
+            "sources": [_identifying(source, sample.n_cells_checked == len(codes)) for source in sources],
             **annotations_identity(annotations),
         },
         options=checked,
@@ -303,6 +307,11 @@ def names_hash(names: npt.NDArray[Any]) -> str:
     """Return a hash of names."""
     text = "\x00".join(str(name) for name in names.tolist())
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _identifying(source: dict[str, Any], all_read: bool) -> dict[str, Any]:
+    """Return the facts on a file that identify it: not its size and time, where all that is read of it is hashed."""
+    return {key: value for key, value in source.items() if not (all_read and key in FILE_FACTS)}
 
 
 def _placeless(source: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from stabdask.errors import (
 from stabdask.fields.storage import open_field_cached
 from stabdask.files import sweep_beside
 from stabdask.runs.executors import open_executor
-from stabdask.runs.job import Job, prepare
+from stabdask.runs.job import Job, RunSpec, prepare
 from stabdask.runs.losses import failure_hint
 from stabdask.runs.partition import PartitionTask, make_task
 from stabdask.runs.plan import format_bytes, gpu_request, plan_job
@@ -288,8 +288,24 @@ def _match(path: Path, job: Job) -> None:
         more = f"; and {len(shown) - 6} more" if len(shown) > 6 else ""
         raise StoreMismatchError(
             f"{path} belongs to another run: {'; '.join(shown[:6])}{more}. Nothing was changed: choose another "
-            "store, or repeat the run it belongs to"
+            f"store, or repeat the run it belongs to{_touch_hint(there, job.spec)}"
         )
+
+
+def _touch_hint(there: RunSpec, here: RunSpec) -> str:
+    """Return how to go on with files that differ in nothing but their time: of a large atlas not all is compared."""
+    if not all(".modified_ns is " in line for line in there.differences(here)):
+        return ""
+    pairs = zip(there.cells["sources"], here.cells["sources"], strict=True)
+    lines = [
+        f"touch -d @{old['modified_ns'] // 10**9}.{old['modified_ns'] % 10**9:09d} '{new['path']}'"
+        for old, new in pairs
+        if old.get("modified_ns") != new.get("modified_ns")
+    ]
+    return (
+        ". Of an atlas of this size only a sample is compared, so that the time of the file counts; if it is the same "
+        f"file, copied or touched, give its time back: {'; '.join(lines)}"
+    )
 
 
 def _tasks(job: Job, path: Path, todo: list[int]) -> Iterator[PartitionTask]:
