@@ -27,7 +27,7 @@ __all__ = [
     "has_receipts",
     "is_locked",
     "make_receipt_folder",
-    "mark_receipt_folder",
+    "mend_receipt_folder",
     "read_receipts",
     "receipt_path",
     "receipt_paths",
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _FOLDER = "receipts"
+_MARK = json.dumps({"attributes": {}, "node_type": "group", "zarr_format": 3}).encode()
 
 
 @dataclass(frozen=True)
@@ -123,17 +124,16 @@ def has_receipts(store: str | Path) -> bool:
 def make_receipt_folder(store: Path) -> None:
     """Make the folder of receipts, marked as a Zarr group so that readers of the store pass over it."""
     (store / _FOLDER).mkdir()
-    mark_receipt_folder(store)
+    (store / _FOLDER / "zarr.json").write_bytes(_MARK)
 
 
-def mark_receipt_folder(store: Path) -> bool:
-    """Write what makes Zarr take the folder of receipts for a group, if it is not there. Return whether it was not."""
+def mend_receipt_folder(store: Path) -> bool:
+    """Make what `make_receipt_folder` makes where it is gone or damaged. Return whether it was."""
     path = store / _FOLDER / "zarr.json"
-    data = json.dumps({"attributes": {}, "node_type": "group", "zarr_format": 3}).encode()
-    if path.is_file() and path.read_bytes() == data:
+    if path.is_file() and path.read_bytes() == _MARK:
         return False
     path.parent.mkdir(exist_ok=True)
-    write_atomically(path, data)
+    write_atomically(path, _MARK)
     return True
 
 

@@ -25,7 +25,7 @@ from stabdask.runs.losses import failure_hint
 from stabdask.runs.partition import PartitionTask, make_task
 from stabdask.runs.plan import format_bytes, gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
-from stabdask.runs.receipts import Receipt, mark_receipt_folder, read_receipts, store_lock, sweep_leftovers
+from stabdask.runs.receipts import Receipt, mend_receipt_folder, read_receipts, store_lock, sweep_leftovers
 from stabdask.runs.repair import Repair, backend_of_receipts, repair_attributes, repair_store
 from stabdask.runs.run_report import RunReport, make_report
 from stabdask.runs.sizing import block_bytes
@@ -247,7 +247,7 @@ def _make_or_match(path: Path, job: Job, *, repair: bool) -> dict[str, str]:
     elif repair:
         rewritten = repair_attributes(path, job)
     _match(path, job)
-    if repair and mark_receipt_folder(path):
+    if repair and mend_receipt_folder(path):
         rewritten["receipts"] = "its description is not that of the run"
     return rewritten
 

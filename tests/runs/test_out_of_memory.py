@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from durable import OPTIONS, assert_same, open_small, run_small
+from small_atlas import Small, make_small
 
 import stabdask as sd
 from stabdask.atlas.cells import cell_state
@@ -20,6 +21,18 @@ from stabdask.runs.job import prepare
 
 ADVICE = r"--memory or fewer --workers.*fewer --partition-cells"
 LIMIT = 700 * 2**20
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return make_small(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def calm(small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("calm") / "o.zarr"
+    run_small(small, store)
+    return store
 
 
 def takes_too_much(folder: Path, times: int) -> object:
@@ -47,23 +60,24 @@ def takes_too_much(folder: Path, times: int) -> object:
 
 
 @pytest.mark.parametrize("times", [1, 99], ids=["once", "always"])
-def test_worker_killed_for_its_memory(small, tmp_path: Path, times: int) -> None:
+def test_worker_killed_for_its_memory(small, calm: Path, tmp_path: Path, times: int) -> None:
     from stabdask.clusters import local_client
 
-    calm, store, folder = tmp_path / "calm.zarr", tmp_path / "o.zarr", tmp_path / "tries"
+    store, folder = tmp_path / "o.zarr", tmp_path / "tries"
     folder.mkdir()
-    run_small(small, calm)
     with local_client(n_workers=1, memory_limit=LIMIT, dashboard=False) as client:
         client.register_plugin(takes_too_much(folder, times), name="greedy")
         if times == 1:
             assert run_small(small, store, workers=None, client=client).complete
             assert len(list(folder.iterdir())) == 1
         else:
-            with pytest.raises(RunFailedError, match=rf"number 2 with KilledWorker.*{ADVICE}"):
+            with pytest.raises(RunFailedError, match=rf"number [23] with KilledWorker.*{ADVICE}"):
                 run_small(small, store, workers=None, client=client)
-            # All others are finished.
-            assert sd.status(store).n_partitions_done == 4
-            assert run_small(small, store).n_partitions_computed == 1
+            # The others are finished, but for one that may have waited in each of the workers that were killed: Dask
+            # cannot know which of the two it was.
+            done = sd.status(store).n_partitions_done
+            assert done in (3, 4)
+            assert run_small(small, store).n_partitions_computed == 5 - done
     assert_same(store, calm)
 
 
@@ -80,12 +94,11 @@ def too_large(times: int):
     return write
 
 
-@pytest.mark.parametrize("times", [1, 2, 99])
+@pytest.mark.parametrize("times", [2, 99])
 def test_memory_error_in_this_process(
-    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+    small, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    calm, store = tmp_path / "calm.zarr", tmp_path / "o.zarr"
-    run_small(small, calm)
+    store = tmp_path / "o.zarr"
     with monkeypatch.context() as patch:
         patch.setattr(partition_module, "write_partition", too_large(times))
         if times < executors._TRIES:

@@ -122,7 +122,7 @@ def test_a_run_in_one_process(small, watch: Watch, n_kills: int, capsys: pytest.
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("n_kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [1, pytest.param(15, marks=pytest.mark.slow)])
 def test_workers(small, watch: Watch, n_kills: int, capsys: pytest.CaptureFixture[str]) -> None:
     """The nanny starts another; a partition whose workers were killed four times fails, until the next run."""
     from stabdask.clusters import local_client
@@ -261,7 +261,7 @@ def clusters(tmp_path: Path) -> Iterator[list[Cluster]]:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("n_kills", [1, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_scheduler(
     small,
     watch: Watch,

@@ -57,8 +57,13 @@ def edit(path: Path, change: Callable[[dict], object]) -> None:
 CHUNKS = ["eigenvalue/c/2/0", "status/c/4", "element/c/0/0", "participation_sum/c/3/0/0/0"]
 
 
-@pytest.mark.parametrize("damage", [half, middle, Path.unlink], ids=["truncated", "flipped", "removed"])
-@pytest.mark.parametrize("chunk", CHUNKS, ids=[chunk.split("/")[0] for chunk in CHUNKS])
+@pytest.mark.parametrize(
+    ("chunk", "damage"),
+    [
+        *((CHUNKS[0], damage) for damage in (half, middle, Path.unlink)),
+        *zip(CHUNKS[1:], (half, middle, Path.unlink), strict=True),
+    ],
+)
 def test_damaged_results_are_computed_again(
     small, undisturbed: Path, store: Path, chunk: str, damage: Callable[[Path], object]
 ) -> None:
@@ -173,7 +178,7 @@ def test_damaged_metadata_is_written_again(small, undisturbed: Path, store: Path
     assert sd.verify(store, n_cells=0).ok
 
 
-@pytest.mark.parametrize("damage", [half, middle, Path.unlink], ids=["truncated", "flipped", "removed"])
+@pytest.mark.parametrize("damage", [middle, Path.unlink], ids=["flipped", "removed"])
 def test_a_damaged_field_is_refused_and_written_again(
     small, undisturbed: Path, store: Path, damage: Callable[[Path], object]
 ) -> None:
@@ -203,8 +208,7 @@ def test_a_damaged_description_of_results_stops_the_run_by_name(small, tmp_path:
     assert sd.verify(store, n_cells=3).ok
 
 
-@pytest.mark.parametrize("damage", [half, Path.unlink], ids=["truncated", "removed"])
-@pytest.mark.parametrize("backend", ["auto", "lapack"])
+@pytest.mark.parametrize(("backend", "damage"), [("auto", half), ("lapack", Path.unlink)])
 def test_damaged_attributes_are_written_again_where_receipts_vouch_for_them(
     small, tmp_path: Path, damage: Callable[[Path], object], backend: str
 ) -> None:
@@ -263,8 +267,7 @@ def test_the_folder_of_receipts_is_made_again(small, undisturbed: Path, store: P
     assert_same(store, undisturbed)
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_damaged_annotations_are_written_again(small, tmp_path: Path, number: int) -> None:
+def test_damaged_annotations_are_written_again(small, tmp_path: Path) -> None:
     adata = anndata.read_h5ad(small.atlas)
     atlas = tmp_path / "annotated.h5ad"
     adata.obs["batch"] = ["x", "y"] * (adata.n_obs // 2)
@@ -278,11 +281,12 @@ def test_damaged_annotations_are_written_again(small, tmp_path: Path, number: in
     how = {"workers": 0, "progress": False, "quantities": ["trace"], "spectrum": "none"}
     sd.run(cells, sd.read_field(small.field), calm, **how)
     shutil.copytree(calm, store)
-    chunk = next(path for path in (store / f"annotation_{number}" / "c").rglob("*") if path.is_file())
-    middle(chunk)
-    assert sd.verify(store, n_cells=0).damaged_annotations
+    for number in (0, 2):
+        middle(next(path for path in (store / f"annotation_{number}" / "c").rglob("*") if path.is_file()))
+    half(store / "annotation_1" / "zarr.json")
+    assert len(sd.verify(store, n_cells=0).damaged_annotations) == 3
     report = sd.run(cells, sd.read_field(small.field), store, repair=True, **how)
-    assert list(report.repaired_metadata) == [f"annotation_{number}"]
+    assert list(report.repaired_metadata) == [f"annotation_{number}" for number in range(3)]
     assert_same(store, calm)
 
 
