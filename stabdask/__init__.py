@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from stabdask.atlas.exporters import to_anndata
     from stabdask.atlas.sampling import sample
     from stabdask.atlas.simulate import SimulatedAtlas, simulate_atlas
+    from stabdask.clusters.presets import cluster
     from stabdask.fields.base import Field
     from stabdask.fields.hopfield import HopfieldField
     from stabdask.fields.reading import read_field
     from stabdask.fields.rkhs import RKHSField
     from stabdask.report.document import write_report
+    from stabdask.runs.array_jobs import finalize, initialize
     from stabdask.runs.fixed_points import fixed_points
     from stabdask.runs.knockouts import knockouts
     from stabdask.runs.lazy import stability
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from stabdask.runs.results import open_results
     from stabdask.runs.run_report import RunReport
     from stabdask.runs.runner import run
+    from stabdask.runs.shares import Share
     from stabdask.runs.status import StoreStatus, status
     from stabdask.runs.verify import VerifyReport, verify
 
@@ -49,16 +52,20 @@ _HOMES = {
     "Plan": "stabdask.runs.plan",
     "RKHSField": "stabdask.fields.rkhs",
     "RunReport": "stabdask.runs.run_report",
+    "Share": "stabdask.runs.shares",
     "SimulatedAtlas": "stabdask.atlas.simulate",
     "StoreStatus": "stabdask.runs.status",
     "VerifyReport": "stabdask.runs.verify",
+    "cluster": "stabdask.clusters.presets",
     "compare": "stabdask.analysis.comparison",
     "complete_spectrum": "stabdask.analysis.spectra",
     "driver_edges": "stabdask.analysis.drivers",
     "driver_genes": "stabdask.analysis.drivers",
     "extremes": "stabdask.analysis.aggregate",
+    "finalize": "stabdask.runs.array_jobs",
     "fixed_point_table": "stabdask.analysis.fixed_point_table",
     "fixed_points": "stabdask.runs.fixed_points",
+    "initialize": "stabdask.runs.array_jobs",
     "knockouts": "stabdask.runs.knockouts",
     "open_cells": "stabdask.atlas.cells",
     "open_results": "stabdask.runs.results",
@@ -85,17 +92,21 @@ __all__ = [
     "Plan",
     "RKHSField",
     "RunReport",
+    "Share",
     "SimulatedAtlas",
     "StoreStatus",
     "VerifyReport",
     "__version__",
+    "cluster",
     "compare",
     "complete_spectrum",
     "driver_edges",
     "driver_genes",
     "extremes",
+    "finalize",
     "fixed_point_table",
     "fixed_points",
+    "initialize",
     "knockouts",
     "network",
     "open_cells",

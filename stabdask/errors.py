@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BackendUnavailableError",
+    "ClusterError",
     "DamagedStoreError",
     "GpuError",
     "InputError",
@@ -25,6 +26,7 @@ __all__ = [
     "StabdaskWarning",
     "StoreLockedError",
     "StoreMismatchError",
+    "UnfitWorkerError",
     "UsageError",
     "near_misses",
 ]
@@ -99,6 +101,22 @@ class BackendUnavailableError(StabdaskError, RuntimeError):
     """A requested eigensolver backend that this machine does not have."""
 
     exit_code = 2
+
+
+class ClusterError(StabdaskError, RuntimeError):
+    """A Dask cluster that cannot be started, reached or used."""
+
+
+class UnfitWorkerError(ClusterError):
+    """A scheduler or workers that cannot do this run's work: other versions of packages, or files they do not see.
+
+    Attributes
+    ----------
+    worker
+        Address of the worker that refused a partition, empty otherwise.
+    """
+
+    worker: str = ""
 
 
 class GpuError(StabdaskError, RuntimeError):

@@ -165,7 +165,12 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
             if overwrite and path.exists():
                 path.rename(aside)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise StoreMismatchError(f"{path} was made by another process meanwhile") from error
+                raise
             fsync_directory(path.parent)
             shutil.rmtree(aside, ignore_errors=True)
         except StabdaskError:

@@ -178,7 +178,7 @@ def test_workers_that_die_at_once_are_not_waited_for(host: FakeCuda, monkeypatch
         begin(cluster, n_workers=n_workers - 1, **options)
 
     monkeypatch.setattr(LocalCUDACluster, "__init__", one_fewer)
-    monkeypatch.setattr("stabdask.clusters._START_S", 0.2)
+    monkeypatch.setattr("stabdask.clusters.local._START_S", 0.2)
     with (
         pytest.raises(BackendUnavailableError, match=r"1 of 2 GPU worker\(s\) started; expected all of them"),
         gpu_client(n_workers=2, memory_limit=None, dashboard=False),
@@ -302,7 +302,7 @@ nvmlDeviceGetName = lambda handle: "Pretend GPU"
 nvmlSystemGetDriverVersion = lambda: "580.65.06"
 '''
 _REAL = """
-import os, sys, stabdask.clusters as clusters
+import os, sys, stabdask.clusters.local as clusters
 from stabdask.kernels.device import Gpu
 
 if __name__ == "__main__":

@@ -35,11 +35,15 @@ def test_the_code_and_the_commands_run(tmp_path: Path, monkeypatch: pytest.Monke
     expected = (1 - network.amount) * S + network.amount * np.trace(S) / n * np.eye(n)
     np.testing.assert_allclose(network.theta, np.linalg.inv(expected), rtol=1e-8, atol=1e-8)
 
+    blocked = sd.network.BlockedPrecision.open(tmp_path / "blocked.zarr")
+    assert blocked.amount == pytest.approx(network.amount)
+    assert blocked.history[-1].path == "low rank"
+
     monkeypatch.chdir(tmp_path)
     genes = network.genes.tolist()
     (tmp_path / "pathways.csv").write_text(f"gene,a\n{genes[0]},0.1\n{genes[1]},0.2\n")
     lines = re.findall(r"^    stabdask (network .*)$", PAGE.read_text(), flags=re.MULTILINE)
-    assert len(lines) == 4
+    assert len(lines) == 6
     for line in lines:
         assert main(line.replace("atlas.h5ad", "stabdask-demo/cells.h5ad").split()) == 0
     assert "(networks.md)" in (PAGE.parent / "README.md").read_text()

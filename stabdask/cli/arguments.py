@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,24 @@ __all__ = [
 ]
 
 
-def add_input_arguments(parser: argparse.ArgumentParser) -> Any:
-    """Add what says which cells and which field; return the group of these arguments."""
+def add_input_arguments(parser: argparse.ArgumentParser, *, recalled: bool = False) -> Any:
+    """Add what says which cells and which field; return the group of these arguments.
+
+    Where they can be `recalled` from a store, none is required.
+    """
     data = parser.add_argument_group("input")
     data.add_argument(
-        "atlas", nargs="+", type=Path, help="h5ad or zarr AnnData; several are read as one atlas"
+        "atlas",
+        nargs="*" if recalled else "+",
+        type=Path,
+        help="h5ad or zarr AnnData; several are read as one atlas",
     )
     data.add_argument(
-        "--field", required=True, type=Path, metavar="MODEL", help="fitted field: .h5sch, .h5ad or .zarr"
+        "--field",
+        required=not recalled,
+        type=Path,
+        metavar="MODEL",
+        help="fitted field: .h5sch, .h5ad or .zarr",
     )
     place = data.add_mutually_exclusive_group()
     place.add_argument("--layer", help="layer with the expression (X if not given)")
@@ -106,9 +117,9 @@ def add_missing_cluster_argument(group: Any) -> None:
     )
 
 
-def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+def add_job_arguments(parser: argparse.ArgumentParser, *, recalled: bool = False) -> None:
     """Add what says which cells, which field, and what to compute."""
-    data = add_input_arguments(parser)
+    data = add_input_arguments(parser, recalled=recalled)
     add_missing_cluster_argument(data)
     data.add_argument(
         "--obs",
@@ -246,15 +257,22 @@ def job_options(options: argparse.Namespace, field: Field) -> dict[str, Any]:
         "spectrum": options.spectrum,
         "modes": options.modes,
         "vectors": options.vectors,
-        "elements": parse_elements(options.elements, set(field.genes.tolist())),
-        "effectors": parse_genes(options.effectors, "--effectors"),
-        "regulators": parse_genes(options.regulators, "--regulators"),
-        "quantities": None if options.quantities is None else options.quantities.split(","),
+        "elements": _unless_recalled(
+            options.elements, lambda text: parse_elements(text, set(field.genes.tolist()))
+        ),
+        "effectors": _unless_recalled(options.effectors, lambda text: parse_genes(text, "--effectors")),
+        "regulators": _unless_recalled(options.regulators, lambda text: parse_genes(text, "--regulators")),
+        "quantities": _unless_recalled(options.quantities, lambda text: text.split(",")),
         "dtype": options.dtype,
         "backend": options.backend,
         "tolerance": options.tolerance,
         "residual_tolerance": options.residual_tolerance,
     }
+
+
+def _unless_recalled(value: Any, parse: Callable[[str], Any]) -> Any:
+    """Return what a text says; None and what a store remembers, which is no text any more, as they are."""
+    return parse(value) if isinstance(value, str) else value
 
 
 def parse_elements(text: str, genes: set[str], option: str = "--elements") -> list[tuple[str, str]]:

@@ -185,7 +185,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _text(found: dict[str, Any]) -> str:
-    from stabdask.runs.plan import format_bytes
+    from stabdask.sizes import format_bytes
 
     scratch = found["scratch"]
     missing = [name for name, have in found["versions"].items() if have is None]
@@ -225,7 +225,7 @@ def _lanes_lines(lanes: dict[str, Any] | None) -> list[str]:
 
 def _gpu_lines(gpu: dict[str, Any]) -> list[str]:
     from stabdask.kernels.device import GPU_INSTALL_HINT
-    from stabdask.runs.plan import format_bytes
+    from stabdask.sizes import format_bytes
 
     if not gpu["devices"]:
         hint = "" if gpu["cupy"] else f"; for GPUs {GPU_INSTALL_HINT}"

@@ -22,12 +22,13 @@ from stabdask.report.figures import (
 from stabdask.report.html import Section, facts, number, page, paragraph, percent, table
 from stabdask.report.methods import methods_text, references
 from stabdask.report.responses import responses
-from stabdask.runs.plan import format_bytes, format_seconds
+from stabdask.runs.plan import format_seconds
 from stabdask.runs.receipts import read_receipts
 from stabdask.runs.results import open_results
 from stabdask.runs.store import open_store_field, package_versions, read_spec
 from stabdask.runs.totals import Totals, total
 from stabdask.schema import VARIABLES, count_failed, counts_text
+from stabdask.sizes import format_bytes
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.checks import refuse_asynchronous
-from stabdask.clusters import dashboard_url, gpu_client, local_client
-from stabdask.errors import StabdaskError
+from stabdask.clusters import gpu_client, local_client
+from stabdask.clusters.checks import await_worker, check_paths, check_versions, essential_versions
+from stabdask.clusters.dashboard import dashboard_text
+from stabdask.errors import StabdaskError, UnfitWorkerError
 from stabdask.runs.losses import out_of_memory, scheduler_needed
-from stabdask.runs.partition import PartitionTask, run_partition
+from stabdask.runs.partition import PartitionTask, run_partition, run_task
 from stabdask.runs.plan import Plan
 from stabdask.runs.progress import ProgressWriter
-from stabdask.runs.receipts import Receipt
+from stabdask.runs.receipts import Receipt, receipt_folder
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -24,6 +28,9 @@ __all__ = ["Here", "OnCluster", "open_executor"]
 
 _TRIES = 3
 _ASK_S = 1.0
+_MOST_REFUSERS = 20
+"""Workers that join and do not fit, before it is taken that none will."""
+_MOST_WAITING = 10_000
 
 
 @dataclass
@@ -57,11 +64,15 @@ class Here:
 class OnCluster:
     """Keeps a cluster busy with a window of partitions, so that any number of them can be waiting."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, say: Callable[[str], None] | None = None) -> None:
         self.client = client
         self.failures: dict[int, str] = {}
         self.n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
         self._waiting, self._asked_again = 0, 0.0
+        self._say = say
+        self._n_refusals = 0
+        self._refusers: set[str] = set()
+        self._versions = dict(essential_versions())
 
     def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
         """Give the receipts of `tasks` as they come; what fails for good goes to `failures`.
@@ -78,7 +89,7 @@ class OnCluster:
         from distributed import as_completed
 
         running: dict[Any, PartitionTask] = {}
-        completed = as_completed()
+        completed = as_completed(loop=self.client.loop)  # not that of whatever client is the default
         try:
             self._fill(tasks, running, completed)
             while running:
@@ -105,15 +116,23 @@ class OnCluster:
     def _window(self) -> int:
         """Return how many partitions may be waiting; workers come and go, so that it is asked for every second."""
         if time.monotonic() >= self._asked_again:
-            self._waiting = 2 * max(1, sum(self.client.nthreads().values()))
+            threads = self.client.nthreads()
+            self.n_workers = max(self.n_workers, len(threads))
+            self._waiting = min(_MOST_WAITING, 2 * max(1, sum(threads.values()), self._most_workers()))
             self._asked_again = time.monotonic() + _ASK_S
         return self._waiting
 
+    def _most_workers(self) -> int:
+        """Return how many workers a cluster may grow to that grows with the tasks that wait."""
+        adaptive = getattr(getattr(self.client, "cluster", None), "_adaptive", None)
+        return int(min(getattr(adaptive, "maximum", None) or 0, _MOST_WAITING))
+
     def _submit(self, task: PartitionTask, running: dict[Any, PartitionTask], completed: Any) -> None:
         future = self.client.submit(
-            run_partition,
-            task,
-            key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}",
+            run_task,
+            self._versions,
+            pickle.dumps(task),
+            key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}-{self._n_refusals}",
             pure=False,
         )
         running[future] = task
@@ -122,6 +141,10 @@ class OnCluster:
     def _handle(
         self, task: PartitionTask, error: BaseException, running: dict[Any, PartitionTask], completed: Any
     ) -> None:
+        if isinstance(error, UnfitWorkerError) and error.worker:
+            self._dismiss(error)
+            self._submit(task, running, completed)
+            return
         # A future is cancelled when the scheduler has gone, or by someone else.
         if isinstance(error, StabdaskError) or self.client.status != "running":
             raise error
@@ -130,26 +153,47 @@ class OnCluster:
             return
         self.failures[task.partition] = f"{type(error).__name__}: {error}"
 
+    def _dismiss(self, error: UnfitWorkerError) -> None:
+        """Send a worker away that refused a partition, which is another worker's then; not if no other is left."""
+        self._n_refusals += 1
+        self._refusers.add(error.worker)
+        there = self.client.nthreads()
+        if len(self._refusers) > _MOST_REFUSERS or not there.keys() - {error.worker}:
+            raise error
+        if error.worker in there:
+            if self._say is not None:
+                self._say(f"dismissed    {error}")
+            self.client.retire_workers([error.worker], close_workers=True)
+
 
 @contextmanager
 def open_executor(
-    client: Client | None, plan: Plan | None, show: Any, dashboard: bool
+    client: Client | None, plan: Plan | None, show: Any, dashboard: bool, store: Path, inputs: list[str]
 ) -> Iterator[Here | OnCluster]:
-    """Give what computes partitions: the caller's cluster, one on this host, or this process."""
+    """Give what computes partitions: the caller's cluster, one on this host, or this process.
+
+    Raises
+    ------
+    UnfitWorkerError
+        If workers of the caller's cluster have other versions than this process, or do not see `store` or `inputs`.
+    """
     if client is None and plan is not None and plan.n_workers == 0:
         yield Here()
         return
     refuse_asynchronous(client)
     say = show.message if isinstance(show, ProgressWriter) else None
-    if client is None:
-        assert plan is not None
-        limit = None if plan.memory_bytes is None else plan.worker_limit_bytes
-        how: Any = {"n_workers": plan.n_workers, "memory_limit": limit, "dashboard": dashboard}
-        context: Any = gpu_client(**how, say=say) if plan.n_gpus else local_client(**how)
-    else:
-        context = nullcontext(client)
+    if client is not None:
+        await_worker(client, say)
+        check_versions(client)
+        check_paths(client, receipt_folder(store), inputs)
+        yield OnCluster(client, say)
+        return
+    assert plan is not None
+    limit = None if plan.memory_bytes is None else plan.worker_limit_bytes
+    how: Any = {"n_workers": plan.n_workers, "memory_limit": limit, "dashboard": dashboard}
+    context: Any = gpu_client(**how, say=say) if plan.n_gpus else local_client(**how)
     with context as active:
-        url = dashboard_url(active)
-        if say is not None and url:
-            say(f"dashboard    {url}")
-        yield OnCluster(active)
+        text = dashboard_text(active)
+        if say is not None and text:
+            say(f"dashboard    {text}")
+        yield OnCluster(active, say)

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["FILE_FACTS", "Job", "RunSpec", "cells_identity", "labels_hash", "names_hash", "prepare"]
+__all__ = [
+    "FILE_FACTS",
+    "Job",
+    "RunSpec",
+    "cells_identity",
+    "labels_hash",
+    "names_hash",
+    "prepare",
+    "touch_hint",
+]
 
 FILE_FACTS = ("bytes", "modified_ns")
 """Facts on files that stand in for content that is not hashed."""
@@ -344,3 +353,19 @@ def _difference(key: str, there: Any, here: Any) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def touch_hint(there: RunSpec, here: RunSpec) -> str:
+    """Return how to go on with files that differ in nothing but their time: of a large atlas not all is compared."""
+    if not all(".modified_ns is " in line for line in there.differences(here)):
+        return ""
+    pairs = zip(there.cells["sources"], here.cells["sources"], strict=True)
+    lines = [
+        f"touch -d @{old['modified_ns'] // 10**9}.{old['modified_ns'] % 10**9:09d} '{new['path']}'"
+        for old, new in pairs
+        if old.get("modified_ns") != new.get("modified_ns")
+    ]
+    return (
+        ". Of an atlas of this size only a sample is compared, so that the time of the file counts; if it is the same "
+        f"file, copied or touched, give its time back: {'; '.join(lines)}"
+    )

@@ -16,7 +16,7 @@ from stabdask.fields.base import Field, Index
 from stabdask.runs.job import prepare
 from stabdask.runs.knockout_results import cell_bytes, label_knockouts
 from stabdask.runs.knockout_tasks import compute_knockouts
-from stabdask.runs.plan import format_bytes, parse_memory
+from stabdask.sizes import format_bytes, parse_memory
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pickle
 import resource
+import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stabdask.clusters.checks import essential_versions, version_problems, worker_address
+from stabdask.errors import UnfitWorkerError
 from stabdask.fields.storage import open_field_cached
 from stabdask.kernels.eig import kernel_name
 from stabdask.kernels.machine import machine_text
@@ -25,7 +28,7 @@ from stabdask.runs.shapes import empty_arrays
 from stabdask.runs.store import field_path, package_versions, write_partition
 from stabdask.schema import VARIABLES, Status
 
-__all__ = ["PartitionTask", "make_task", "run_partition"]
+__all__ = ["PartitionTask", "make_task", "run_partition", "run_task"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
     graph, keys, skip = job.row_graph.rows(start, stop)
     names = job.cell_names
     return PartitionTask(
-        store=str(store),
+        store=str(store.absolute()),
         spec=job.spec,
         partition=partition,
         attempt=attempt,
@@ -93,6 +96,31 @@ def make_task(job: Job, store: Path, partition: int, *, attempt: int = 1) -> Par
         columns=job.columns,
         names=names[start:stop],
     )
+
+
+def run_task(versions: Mapping[str, str | None], task: bytes) -> Receipt:
+    """Do `run_partition` in a worker that may have joined after the others were checked.
+
+    `task` is pickled, because a worker with another version might not even understand it.
+
+    Raises
+    ------
+    UnfitWorkerError
+        If versions here are not those of the client, or the store is not to be seen; the partition is none the worse.
+    """
+    host = socket.gethostname()
+    problems = version_problems(essential_versions(), versions, f"the worker on {host}")
+    if not problems:
+        made: PartitionTask = pickle.loads(task)  # noqa: S301 - made by the client, which may run code here anyway
+        if field_path(made.store).exists():
+            return run_partition(made)
+        problems = [f"the worker on {host} does not see the store at {made.store}"]
+    error = UnfitWorkerError(
+        f"{'; '.join(problems)}; it joined after the others were checked. Start workers from the environment of the "
+        "client, where the file systems of the client are mounted"
+    )
+    error.worker = worker_address()
+    raise error
 
 
 def run_partition(task: PartitionTask) -> Receipt:

@@ -15,11 +15,12 @@ from stabdask.kernels.machine import cpu_count
 from stabdask.runs.estimates import rehearse
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.sizing import block_bytes, output_bytes, sums_bytes, task_bytes
+from stabdask.sizes import format_bytes, parse_memory
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Plan", "format_bytes", "format_seconds", "gpu_request", "parse_memory", "plan", "plan_job"]
+__all__ = ["Plan", "format_seconds", "gpu_request", "plan", "plan_job"]
 
 _CLIENT_BYTES = 300 * 2**20
 """Resident memory of the process that runs client, scheduler and dashboard."""
@@ -195,9 +196,11 @@ def plan_job(
     workers: int | None = None,
     n_gpus: int = 0,
     timed: bool = False,
+    most_workers: int | None = None,
 ) -> Plan:
     """Work out what a checked job would take; see `plan`.
 
+    No more than `most_workers` are planned unless more are asked for: a call that computes some partitions only.
     Without `timed` no cell is solved, so that this process leaves GPUs alone; the seconds are NaN then.
     """
     if workers is not None and workers < 0:
@@ -212,7 +215,8 @@ def plan_job(
     annotations = sum(annotation.values.nbytes for annotation in job.annotations)
     client = _CLIENT_BYTES + 200 * spec.n_cells + 3 * annotations
     least_workers = max(1, workers or 1)
-    wanted = min(n_gpus or cpu_count(), spec.n_partitions) if workers is None else workers
+    useful = spec.n_partitions if most_workers is None else max(1, min(most_workers, spec.n_partitions))
+    wanted = min(n_gpus or cpu_count(), useful) if workers is None else workers
     if budget is not None:
         affordable = (budget - client) // per_worker
         if affordable < least_workers:
@@ -253,44 +257,6 @@ def plan_job(
         space=field.space,
         block_bytes=block_bytes(field, spec.options, spec.n_cells),
     )
-
-
-def parse_memory(memory: int | str) -> int:
-    """Return a number of bytes from ``4e9``, ``"4GB"`` or ``"4GiB"``.
-
-    Raises
-    ------
-    UsageError
-        If it is none of these, or not positive.
-
-    Examples
-    --------
-    >>> parse_memory("4GB")
-    4000000000
-    """
-    from dask.utils import parse_bytes
-
-    try:
-        value = int(parse_bytes(memory))
-    except ValueError as error:
-        raise UsageError(f"memory {memory!r} is no size; expected e.g. '4GB' or '3.5GiB'") from error
-    if value <= 0:
-        raise UsageError(f"memory {memory!r} is not positive; expected e.g. '4GB'")
-    return value
-
-
-def format_bytes(n_bytes: float) -> str:
-    """Return a size in decimal units.
-
-    Examples
-    --------
-    >>> format_bytes(3_210_000_000)
-    '3.21 GB'
-    """
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:.3g} {unit}"
-    return f"{int(n_bytes)} B"
 
 
 def format_seconds(seconds: float) -> str:

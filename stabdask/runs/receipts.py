@@ -6,11 +6,13 @@ Data first, receipt last: a receipt exists only after every chunk of its partiti
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stabdask.errors import DamagedStoreError, StoreLockedError
+from stabdask.errors import DamagedStoreError, OutputError, StoreLockedError
 from stabdask.files import cannot_write, sweep_beside, write_atomically
 from stabdask.schema import count_failed
 
@@ -29,6 +31,7 @@ __all__ = [
     "make_receipt_folder",
     "mend_receipt_folder",
     "read_receipts",
+    "receipt_folder",
     "receipt_path",
     "receipt_paths",
     "store_lock",
@@ -39,6 +42,9 @@ __all__ = [
 
 _FOLDER = "receipts"
 _MARK = json.dumps({"attributes": {}, "node_type": "group", "zarr_format": 3}).encode()
+_PATIENCE_S = 0.5
+"""How long to wait for a lock: `is_locked` holds one for a moment."""
+_BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,11 @@ def mend_receipt_folder(store: Path) -> bool:
     return True
 
 
+def receipt_folder(store: Path) -> Path:
+    """Return the folder of receipts of a store, where temporary files of any run are swept."""
+    return store / _FOLDER
+
+
 def receipt_path(store: str | Path, partition: int) -> Path:
     """Return where the receipt of a partition lies."""
     return Path(store) / _FOLDER / f"{partition:08d}.json"
@@ -200,15 +211,23 @@ def total_status(receipts: dict[int, Receipt]) -> dict[int, int]:
 
 
 @contextmanager
-def store_lock(store: str | Path) -> Iterator[None]:
-    """Hold the lock of a store for one run at a time; it goes with the process that holds it.
+def store_lock(store: str | Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of a store; it goes with the process that holds it.
+
+    Parameters
+    ----------
+    store
+        The store.
+    shared
+        Hold it together with others who share it, as array tasks do that compute some partitions each; a run over all
+        partitions, which also sweeps what killed writers left, holds it alone.
 
     Raises
     ------
     StoreLockedError
         If another run holds it.
     OutputError
-        If it cannot be written.
+        If it cannot be written, or the file system has no locks.
     """
     path = Path(store) / _FOLDER / "lock"
     try:
@@ -220,34 +239,53 @@ def store_lock(store: str | Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(path, error) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "unknown"
-            raise StoreLockedError(
-                f"another run ({holder}) is writing to {store}; wait for it or stop it, then run the command again"
-            ) from None
+        _acquire(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, store)
+        who = "array tasks, one of them " * shared
         try:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+            os.pwrite(descriptor, f"{who}process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         except OSError as error:
             raise cannot_write(path, error) from error
         yield
-        os.ftruncate(descriptor, 0)
+        if not shared:
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
 
+def _acquire(descriptor: int, kind: int, store: str | Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in _BUSY:
+                raise OutputError(
+                    f"the file system of {store} has no locks (flock: {error.strerror or error}), which keep two runs "
+                    "from writing to one store at once; put the store where there are some (NFS: version 4, or version "
+                    "3 with lockd; Lustre: mounted with -o flock), or, if nothing else writes to it, say --no-lock "
+                    "(lock=False)"
+                ) from error
+            if time.monotonic() < deadline:
+                time.sleep(_PATIENCE_S / 10)
+                continue
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "unknown"
+        raise StoreLockedError(
+            f"another run ({holder}) is writing to {store}; wait for it or stop it, then run the command again"
+        )
+
+
 def is_locked(store: str | Path) -> bool:
-    """Return whether a run is writing to the store now."""
+    """Return whether a run, or a task of one, is writing to the store now; False where that cannot be told."""
     path = Path(store) / _FOLDER / "lock"
     if not path.exists():
         return False
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _BUSY
     finally:
         os.close(descriptor)
     return False

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stabdask.errors import DamagedStoreError, StabdaskError
-from stabdask.fields.storage import open_field
+from stabdask.errors import DamagedStoreError, MissingFileError, StabdaskError
+from stabdask.fields.storage import open_field, open_field_cached
 from stabdask.files import cannot_write, fsync_directory, open_group, write_atomically
 from stabdask.runs.annotations import damaged_annotations
 from stabdask.runs.integrity import damaged_variables, in_memory_group, metadata_of
@@ -28,7 +30,7 @@ from stabdask.runs.store import (
     write_coordinates,
 )
 
-__all__ = ["Repair", "backend_of_receipts", "repair_attributes", "repair_store"]
+__all__ = ["Repair", "backend_of_receipts", "check_field", "repair_attributes", "repair_store"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,33 @@ def backend_of_receipts(path: str | Path) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def repair_attributes(path: Path, job: Job) -> dict[str, str]:
+def check_field(path: Path, fingerprint: str) -> None:
+    """Refuse a damaged copy of the field before workers stumble over it.
+
+    Raises
+    ------
+    DamagedStoreError
+        If it is damaged or gone.
+    """
+    # What this process read in an earlier run says nothing of what is on disk now.
+    open_field_cached.cache_clear()
+    try:
+        open_field_cached(str(field_path(path)), fingerprint)
+    except (DamagedStoreError, MissingFileError) as error:
+        raise DamagedStoreError(
+            f"{error}, or run the same command with --repair (repair=True), which does so"
+        ) from error
+
+
+def repair_attributes(
+    path: Path, job: Job, request: Mapping[str, Any] | None, *, lock: bool
+) -> dict[str, str]:
     """Write the attributes of a store again where they are damaged, and receipts say that it is the job's.
+
+    Parameters
+    ----------
+    path, job, request, lock
+        As for `stabdask.run`.
 
     Returns
     -------
@@ -87,8 +114,8 @@ def repair_attributes(path: Path, job: Job) -> dict[str, str]:
             f"{damage.args[0].split('; run')[0]}, and its receipts, which could say which run it belongs to, {said}. "
             "Nothing was changed: repeat the run it belongs to, or remove it and run the same command again"
         ) from damage
-    with store_lock(path):
-        document = {"attributes": store_attributes(job.spec), "zarr_format": 3, "node_type": "group"}
+    with store_lock(path) if lock else nullcontext():
+        document = {"attributes": store_attributes(job.spec, request), "zarr_format": 3, "node_type": "group"}
         # As Zarr writes it.
         write_atomically(path / "zarr.json", json.dumps(document, indent=2).encode())
     return {"zarr.json": "the attributes of the store could not be read"}

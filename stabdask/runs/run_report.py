@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from stabdask.kernels import lanes
-from stabdask.runs.job import Job
-from stabdask.runs.plan import format_bytes, format_seconds
+from stabdask.runs.job import RunSpec
+from stabdask.runs.plan import format_seconds
 from stabdask.runs.receipts import Receipt
 from stabdask.runs.repair import Repair
 from stabdask.runs.totals import total
 from stabdask.schema import count_failed, counts_text, named_counts
+from stabdask.sizes import format_bytes
 
 __all__ = ["RunReport", "make_report"]
 
@@ -58,6 +59,8 @@ class RunReport:
         and the largest difference relative to the norm of a core. Empty otherwise.
     repaired_partitions, repaired_metadata
         What was found damaged and made again, and why; see `stabdask.runs.repair.Repair`.
+    locked
+        Whether the store was locked against other runs; False where that was waived (``lock=False``).
     """
 
     store: str
@@ -79,6 +82,7 @@ class RunReport:
     audit: dict[str, float]
     repaired_partitions: dict[int, str] = field(default_factory=dict)
     repaired_metadata: dict[str, str] = field(default_factory=dict)
+    locked: bool = True
 
     @property
     def n_failed(self) -> int:
@@ -126,21 +130,39 @@ class RunReport:
             )
             if self.backend_note:
                 lines.append(f"eigensolver  LAPACK, because the compiled one is {self.backend_note}")
-            if len(self.kernels) > 1:
-                lines.append(
-                    f"unlike       results come from {' and '.join(self.kernels)} and differ in the last bits; "
-                    "for the same bytes use like machines, or one STABDASK_INSTRUCTION_SET"
-                )
-            if self.n_gpu_halvings:
-                lines.append(
-                    f"GPU memory   batches were halved {self.n_gpu_halvings:,} times to fit; last bits may differ"
-                )
-            if self.audit:
-                lines.append(_audit_line(self.audit))
-            lines.append(f"memory       at most {format_bytes(self.peak_worker_bytes)} in a worker")
         else:
-            lines.append("this run     nothing to do: every partition has its receipt")
+            lines.append(
+                "this run     nothing to do: "
+                + (
+                    "every partition has its receipt"
+                    if self.complete
+                    else "its partitions have their receipts"
+                )
+            )
+        lines += self._how_computed()
+        if not self.locked:
+            lines.append(
+                "not locked   leftovers of killed writers were not swept; nothing else may write here"
+            )
         return "\n".join(lines)
+
+    def _how_computed(self) -> list[str]:
+        """Return lines on how all that is in the store was computed, by whatever calls."""
+        lines = []
+        if len(self.kernels) > 1:
+            lines.append(
+                f"unlike       results come from {' and '.join(self.kernels)} and differ in the last bits; "
+                "for the same bytes use like machines, or one STABDASK_INSTRUCTION_SET"
+            )
+        if self.n_gpu_halvings:
+            lines.append(
+                f"GPU memory   batches were halved {self.n_gpu_halvings:,} times to fit; last bits may differ"
+            )
+        if self.audit:
+            lines.append(_audit_line(self.audit))
+        if self.peak_worker_bytes:
+            lines.append(f"memory       at most {format_bytes(self.peak_worker_bytes)} in a worker")
+        return lines
 
 
 def _audit_line(audit: dict[str, float]) -> str:
@@ -155,27 +177,29 @@ def _audit_line(audit: dict[str, float]) -> str:
 
 def make_report(
     path: Path,
-    job: Job,
+    spec: RunSpec,
     receipts: dict[int, Receipt],
     n_computed: int,
     n_workers: int,
     n_new: int,
     seconds: float,
+    *,
+    locked: bool = True,
     repair: Repair | None = None,
 ) -> RunReport:
     """Return the report of a call that computed `n_computed` partitions and `n_new` cells in `seconds`."""
     totals = total(receipts)
     return RunReport(
         store=str(path),
-        fingerprint=job.spec.fingerprint,
-        n_cells=job.spec.n_cells,
-        n_partitions=job.spec.n_partitions,
+        fingerprint=spec.fingerprint,
+        n_cells=spec.n_cells,
+        n_partitions=spec.n_partitions,
         n_partitions_computed=n_computed,
-        n_partitions_missing=job.spec.n_partitions - len(receipts),
+        n_partitions_missing=spec.n_partitions - len(receipts),
         n_workers=n_workers,
         status_counts=totals.status_counts,
         n_near_switch=totals.n_near_switch,
-        backend=job.spec.options.backend,
+        backend=spec.options.backend,
         kernels=totals.kernels,
         seconds=seconds,
         cells_per_s=n_new / seconds if seconds > 0 else 0.0,
@@ -185,4 +209,5 @@ def make_report(
         audit=totals.audit,
         repaired_partitions={} if repair is None else repair.partitions,
         repaired_metadata={} if repair is None else repair.metadata,
+        locked=locked,
     )

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import (
-    DamagedStoreError,
-    MissingFileError,
     OutputError,
     RunFailedError,
     StabdaskError,
     StoreMismatchError,
     UsageError,
 )
-from stabdask.fields.storage import open_field_cached
 from stabdask.files import sweep_beside
 from stabdask.runs.executors import open_executor
-from stabdask.runs.job import Job, RunSpec, prepare
+from stabdask.runs.job import Job, prepare, touch_hint
 from stabdask.runs.losses import failure_hint
 from stabdask.runs.partition import PartitionTask, make_task
-from stabdask.runs.plan import format_bytes, gpu_request, plan_job
+from stabdask.runs.plan import gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
 from stabdask.runs.receipts import Receipt, mend_receipt_folder, read_receipts, store_lock, sweep_leftovers
-from stabdask.runs.repair import Repair, backend_of_receipts, repair_attributes, repair_store
+from stabdask.runs.repair import backend_of_receipts, check_field, repair_attributes, repair_store
 from stabdask.runs.run_report import RunReport, make_report
+from stabdask.runs.shares import Partitions, chosen_partitions
 from stabdask.runs.sizing import block_bytes
-from stabdask.runs.store import create_store, field_path, read_spec, writable
+from stabdask.runs.store import create_store, read_spec, writable
+from stabdask.sizes import format_bytes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from stabdask.fields.base import Field
 
-__all__ = ["finished_partitions", "run", "run_job"]
+__all__ = ["finished_partitions", "make_or_match", "run", "run_job", "with_recorded_backend"]
 
 
 def run(
@@ -49,12 +49,14 @@ def run(
     memory: int | str | None = None,
     workers: int | None = None,
     gpu: bool = False,
-    partitions: Sequence[int] | None = None,
+    partitions: Partitions = None,
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
+    lock: bool = True,
     repair: bool = False,
     missing_cluster: str = "error",
     partition_cells: int | None = None,
+    request: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> RunReport:
     """Compute the stability of every cell into a durable store.
@@ -80,16 +82,23 @@ def run(
         One worker per GPU of this host (only without `client`); implies backend ``"cuda"``, or ``"krylov:cuda"`` for
         leading modes of large cores, if none is named.
     partitions
-        Compute only these partitions, in this order.
+        Compute only these partitions, in this order, or those of a `stabdask.Share`. Several such calls may write to
+        one store at the same time, on any hosts; `stabdask.finalize` then says whether all is there.
     progress
         True for a bar on stderr, or a function called with a `Progress`.
     dashboard
         Whether to serve Dask's dashboard on loopback (only without `client`).
+    lock
+        Keep other runs from writing to the store. False is for file systems without locks, where you make sure
+        that nothing else does; leftovers of killed writers are not swept then.
     repair
         First look for damage: the checksums of all finished partitions, their receipts, and what the store holds
         beside results. What is damaged is computed or written again, and named in the report.
     missing_cluster, partition_cells
         See `stabdask.runs.job.prepare`.
+    request
+        JSON-ready values recorded in the attributes of a store that is made: how the command line finds its input
+        again.
     **options
         See `stabdask.stability`.
 
@@ -112,11 +121,13 @@ def run(
         If the store cannot be written, for want of room say.
     RunFailedError
         If partitions failed; what was finished is kept.
+    UnfitWorkerError
+        If workers of the client have other versions than this process, or do not see store and atlas.
     BackendUnavailableError
         If the backend or, with `gpu`, what it takes to use a GPU is missing; nothing has been written.
     """
     n_gpus, options = gpu_request(options, gpu=gpu, workers=workers, client=client)
-    options = _with_recorded_backend(options, Path(store), repair=repair)
+    options = with_recorded_backend(options, Path(store), repair=repair)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     return run_job(
         job,
@@ -128,7 +139,9 @@ def run(
         partitions=partitions,
         progress=progress,
         dashboard=dashboard,
+        lock=lock,
         repair=repair,
+        request=request,
     )
 
 
@@ -140,47 +153,56 @@ def run_job(
     memory: int | str | None = None,
     workers: int | None = None,
     n_gpus: int = 0,
-    partitions: Sequence[int] | None = None,
+    partitions: Partitions = None,
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
+    lock: bool = True,
     repair: bool = False,
+    request: Mapping[str, Any] | None = None,
 ) -> RunReport:
     """Run a checked job, on the first `n_gpus` GPUs of this host if there are any; see `run`."""
     begin = time.monotonic()
     path = Path(store)
     spec = job.spec
-    order = _order(partitions, spec.n_partitions)
+    order = chosen_partitions(partitions, spec.n_partitions)
+    shared = partitions is not None and not repair
     if client is not None and (memory is not None or workers is not None):
         raise UsageError(
             "memory and workers are those of the client's cluster; expected neither beside client"
         )
-    plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus) if client is None else None
+    plan = None
+    if client is None:
+        plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus, most_workers=len(order))
+    rewritten = make_or_match(path, job, request, repair=repair, lock=lock)
     show = ProgressWriter() if progress is True else (progress or None)
-    rewritten = _make_or_match(path, job, repair=repair)
-    with store_lock(path):
-        sweep_leftovers(path)
-        found = repair_store(path, job, metadata=rewritten) if repair else Repair()
-        if repair and isinstance(show, ProgressWriter):
-            show.message(str(found))
-        _check_field(path, job)
+    found = None
+    with store_lock(path, shared=shared) if lock else nullcontext():
+        sweeps = lock and not shared
+        if sweeps:
+            sweep_leftovers(path)
+        if repair:
+            found = repair_store(path, job, metadata=rewritten)
+            if isinstance(show, ProgressWriter):
+                show.message(str(found))
+        check_field(path, job.spec.field)
         receipts = read_receipts(path, spec.fingerprint)
         todo = [number for number in order if number not in receipts]
         n_workers = 0
         n_new = 0
         if todo:
             tally = _Tally(receipts, spec.n_cells, begin, show)
-            with open_executor(client, plan, show, dashboard) as executor:
-                n_workers = executor.n_workers
+            with open_executor(client, plan, show, dashboard, path, _input_paths(job)) as executor:
                 tally.start()
                 for receipt in executor.map(_tasks(job, path, todo)):
                     tally.add(receipt)
-                failures = executor.failures
+                failures, n_workers = executor.failures, executor.n_workers
             n_new = tally.n_new
-            # What a worker left behind that was killed in the middle of a file.
-            sweep_leftovers(path)
+            if sweeps:  # what a worker left behind that was killed in the middle of a file
+                sweep_leftovers(path)
             if failures:
                 raise _failed(failures, path)
-    return make_report(path, job, receipts, len(todo), n_workers, n_new, time.monotonic() - begin, found)
+    seconds = time.monotonic() - begin
+    return make_report(path, spec, receipts, len(todo), n_workers, n_new, seconds, locked=lock, repair=found)
 
 
 def finished_partitions(
@@ -205,7 +227,7 @@ def finished_partitions(
     """
     path = Path(store)
     _, options = gpu_request(options, gpu=gpu, workers=workers)
-    options = _with_recorded_backend(options, path)
+    options = with_recorded_backend(options, path)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     if not path.exists():
         writable(path.parent)
@@ -214,7 +236,7 @@ def finished_partitions(
     return len(read_receipts(path, job.spec.fingerprint))
 
 
-def _with_recorded_backend(options: dict[str, Any], path: Path, *, repair: bool = False) -> dict[str, Any]:
+def with_recorded_backend(options: dict[str, Any], path: Path, *, repair: bool = False) -> dict[str, Any]:
     """Let a run that is resumed use the backend it began with, whatever this machine would choose today."""
     if options.get("backend", "auto") != "auto" or not path.exists():
         return options
@@ -226,42 +248,27 @@ def _with_recorded_backend(options: dict[str, Any], path: Path, *, repair: bool 
         return options if backend is None else {**options, "backend": backend}
 
 
-def _order(partitions: Sequence[int] | None, n_partitions: int) -> list[int]:
-    if partitions is None:
-        return list(range(n_partitions))
-    order = list(dict.fromkeys(int(number) for number in partitions))
-    wrong = [number for number in order if not 0 <= number < n_partitions]
-    if wrong:
-        raise UsageError(f"partition {wrong[0]} does not exist; expected 0 to {n_partitions - 1}")
-    return order
-
-
-def _make_or_match(path: Path, job: Job, *, repair: bool) -> dict[str, str]:
+def make_or_match(
+    path: Path,
+    job: Job,
+    request: Mapping[str, Any] | None = None,
+    *,
+    repair: bool = False,
+    lock: bool = True,
+) -> dict[str, str]:
     """Make the store if there is none; refuse one that belongs to another run. Return what was repaired, and why."""
     rewritten: dict[str, str] = {}
     if not path.exists():
         writable(path.parent)
         sweep_beside(path)
         _refuse_without_room(path, job)
-        create_store(path, job)
+        create_store(path, job, request)
     elif repair:
-        rewritten = repair_attributes(path, job)
+        rewritten = repair_attributes(path, job, request, lock=lock)
     _match(path, job)
     if repair and mend_receipt_folder(path):
         rewritten["receipts"] = "its description is not that of the run"
     return rewritten
-
-
-def _check_field(path: Path, job: Job) -> None:
-    """Refuse a damaged copy of the field before workers stumble over it."""
-    # What this process read in an earlier run says nothing of what is on disk now.
-    open_field_cached.cache_clear()
-    try:
-        open_field_cached(str(field_path(path)), job.spec.field)
-    except (DamagedStoreError, MissingFileError) as error:
-        raise DamagedStoreError(
-            f"{error}, or run the same command with --repair (repair=True), which does so"
-        ) from error
 
 
 def _refuse_without_room(path: Path, job: Job) -> None:
@@ -288,24 +295,14 @@ def _match(path: Path, job: Job) -> None:
         more = f"; and {len(shown) - 6} more" if len(shown) > 6 else ""
         raise StoreMismatchError(
             f"{path} belongs to another run: {'; '.join(shown[:6])}{more}. Nothing was changed: choose another "
-            f"store, or repeat the run it belongs to{_touch_hint(there, job.spec)}"
+            f"store, or repeat the run it belongs to{touch_hint(there, job.spec)}"
         )
 
 
-def _touch_hint(there: RunSpec, here: RunSpec) -> str:
-    """Return how to go on with files that differ in nothing but their time: of a large atlas not all is compared."""
-    if not all(".modified_ns is " in line for line in there.differences(here)):
-        return ""
-    pairs = zip(there.cells["sources"], here.cells["sources"], strict=True)
-    lines = [
-        f"touch -d @{old['modified_ns'] // 10**9}.{old['modified_ns'] % 10**9:09d} '{new['path']}'"
-        for old, new in pairs
-        if old.get("modified_ns") != new.get("modified_ns")
-    ]
-    return (
-        ". Of an atlas of this size only a sample is compared, so that the time of the file counts; if it is the same "
-        f"file, copied or touched, give its time back: {'; '.join(lines)}"
-    )
+def _input_paths(job: Job) -> list[str]:
+    """Return the files of the atlas that workers read, where it is in files."""
+    paths = [str(source.get("path", "")) for source in job.spec.cells["sources"]]
+    return [path for path in paths if path and "://" not in path]
 
 
 def _tasks(job: Job, path: Path, todo: list[int]) -> Iterator[PartitionTask]:

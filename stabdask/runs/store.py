@@ -47,6 +47,7 @@ __all__ = [
     "is_store",
     "open_store_field",
     "package_versions",
+    "read_request",
     "read_spec",
     "region",
     "store_attributes",
@@ -57,6 +58,7 @@ __all__ = [
 ]
 
 _FORMAT = "stabdask_format"
+_REQUEST = "request"
 _SUMS_CHUNK_BYTES = 64 * 2**20
 _WRITERS = 3
 """Arrays of a partition written at a time: most are small, and wait for Zarr's threads and for the disk."""
@@ -121,6 +123,12 @@ def read_spec(path: str | Path) -> RunSpec:
     return spec
 
 
+def read_request(path: str | Path) -> dict[str, Any] | None:
+    """Return what the command line that made a store was asked for; None if it was made from Python."""
+    found = _attributes(Path(path)).get(_REQUEST)
+    return found if isinstance(found, dict) else None
+
+
 def _attributes(path: Path) -> dict[str, Any]:
     try:
         document = json.loads((path / "zarr.json").read_text())
@@ -135,8 +143,10 @@ def variable_dtypes(spec: RunSpec) -> dict[str, np.dtype[Any]]:
     return {name: VARIABLES[name].dtype(spec.options.dtype) for name in spec.options.variables()}
 
 
-def create_store(path: Path, job: Job) -> None:
+def create_store(path: Path, job: Job, request: Mapping[str, Any] | None = None) -> None:
     """Make an empty store with all metadata, coordinates and the field; it appears whole or not at all.
+
+    `request` is what the command line was asked for, recorded so that it need not be told again.
 
     Raises
     ------
@@ -154,21 +164,22 @@ def create_store(path: Path, job: Job) -> None:
             job.field.save(folder / "field")
             make_receipt_folder(folder)
             # Attributes last: what makes the folder a store is there only when the rest is.
-            group.attrs.update(store_attributes(spec))
+            group.attrs.update(store_attributes(spec, request))
     except StoreMismatchError:
         if not is_store(path):
             raise
         # Another process made it meanwhile; the caller compares fingerprints.
 
 
-def store_attributes(spec: RunSpec) -> dict[str, Any]:
-    """Return what the attributes of a store say of its run."""
-    return {
+def store_attributes(spec: RunSpec, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the attributes of a store say of its run, and of how the command line finds its input again."""
+    attributes: dict[str, Any] = {
         _FORMAT: FORMAT_VERSION,
         "fingerprint": spec.fingerprint,
         "versions": package_versions(),
         "run": spec.to_dict(),
     }
+    return attributes if request is None else {**attributes, _REQUEST: dict(request)}
 
 
 def write_coordinates(group: Any, job: Job) -> None:
@@ -295,7 +306,10 @@ def region(spec: RunSpec, name: str, partition: int) -> slice:
 
 
 def _fsync_chunks(folder: Path, chunk_rows: int, rows: slice) -> None:
-    """Force the chunk files of some rows to disk (default keys: c/<chunk of rows>/...)."""
+    """Force the chunk files of some rows to disk (default keys: c/<chunk of rows>/...).
+
+    Temporary files are another writer's, which computes the same partition and may rename them any moment.
+    """
     parents = set()
     for file in chunk_files(folder, chunk_rows, rows):
         fsync_file(file)
@@ -310,7 +324,8 @@ def chunk_files(folder: Path, chunk_rows: int, rows: slice) -> list[Path]:
     for number in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
         place = folder / "c" / str(number)
         found += [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
-    return found
+    # Other tasks may be at the same partition, and their temporary files come and go.
+    return [file for file in found if file.suffix != ".partial"]
 
 
 def array_checksum(values: npt.NDArray[Any]) -> str:

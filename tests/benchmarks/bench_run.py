@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--regulators", type=int, default=150)
     parser.add_argument("--zeros", type=float, default=0.4)
+    parser.add_argument("--csr", action="store_true", help="keep the expression as a sparse matrix by rows")
+    parser.add_argument("--elements", type=int, default=0, help="Jacobian elements kept")
     parser.add_argument("--memory", default="3GB")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--naive-cells", type=int, default=3, help="cells of the naive loop")
@@ -73,10 +75,18 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
             n_regulators=options.regulators,
             zero_fraction=options.zeros,
         )
+        if options.csr:
+            make_sparse(folder / "cells.h5ad")
         print(f"simulated in {time.perf_counter() - begin:.0f} s", file=sys.stderr)
     store = folder / "bench-out.zarr"
     turns = take_turns(options, folder, store) if options.against else []
     shutil.rmtree(store, ignore_errors=True)
+    plan = sd.plan(
+        sd.open_cells(folder / "cells.h5ad", layer="M_t", cluster_key="cell_type"),
+        sd.read_field(folder / "field.zarr"),
+        memory=options.memory,
+        workers=None if options.gpu else options.workers,
+    )
     command = [*run_command(sys.executable, options, folder, store), *gpu_option(options), "--json"]
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -86,12 +96,6 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     wall = time.perf_counter() - begin
     watch.stop()
     report = json.loads(output)
-    plan = sd.plan(
-        sd.open_cells(folder / "cells.h5ad", layer="M_t", cluster_key="cell_type"),
-        sd.read_field(folder / "field.zarr"),
-        memory=options.memory,
-        workers=None if options.gpu else options.workers,
-    )
     read_s, write_s = read_alone(folder), write_alone(store)
     eig_s = report["worker_seconds"]["eig_s"] / max(1, report["n_workers"])
     naive = naive_rate(folder, options.naive_cells)
@@ -110,11 +114,15 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         "write_alone_s": round(write_s, 2),
         "wall_over_bound": round(wall / bound, 3),
         "worker_seconds": {name: round(value, 2) for name, value in report["worker_seconds"].items()},
+        "shares_of_worker_time": shares(report["worker_seconds"]),
         "naive_cells_per_s": round(naive, 4),
         "ratio_to_naive_on_all_cores": round(options.cells / wall / (naive * (os.cpu_count() or 1)), 1),
         "memory_budget_bytes": plan.memory_bytes,
         "tree_peak_rss_bytes": watch.peak,
         "tree_peak_planned_bytes": plan.peak_bytes,
+        "planned_s": round(plan.seconds, 1),
+        "planned_store_bytes": plan.stored_bytes,
+        "planned_files": plan.n_files,
         "store_bytes": sum(path.stat().st_size for path in store.rglob("*") if path.is_file()),
         "n_files": sum(path.is_file() for path in store.rglob("*")),
         "status_counts": report["status_counts"],
@@ -122,12 +130,62 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     }
 
 
+def make_sparse(path: Path, rows: int = 4096) -> None:
+    """Write the expression of an atlas as a CSR matrix in place of the dense one."""
+    import h5py
+    from scipy import sparse
+
+    aside = path.with_name("sparse.h5ad")
+    with h5py.File(path, "r") as old, h5py.File(aside, "w") as new:
+        new.attrs.update(old.attrs)
+        for name in old:
+            if name != "layers":
+                old.copy(name, new)
+        layers = new.create_group("layers")
+        layers.attrs.update(old["layers"].attrs)
+        dense = old["layers/M_t"]
+        group = layers.create_group("M_t")
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": dense.shape})
+        chunk = {"shape": (0,), "maxshape": (None,), "chunks": (2**20,)}
+        data = group.create_dataset("data", dtype="f4", **chunk)
+        indices = group.create_dataset("indices", dtype="i4", **chunk)
+        ends = [np.zeros(1, dtype=np.int64)]
+        for start in range(0, dense.shape[0], rows):
+            block = sparse.csr_matrix(dense[start : start + rows])
+            first = int(ends[-1][-1])
+            for target, values in ((data, block.data), (indices, block.indices)):
+                target.resize((first + block.nnz,))
+                target[first:] = values
+            ends.append(first + block.indptr[1:].astype(np.int64))
+        group["indptr"] = np.concatenate(ends)
+    aside.replace(path)
+
+
+def elements_option(options: argparse.Namespace, folder: Path) -> list[str]:
+    """Return the option for so many elements between neighboring regulators."""
+    if not options.elements:
+        return []
+    field = sd.read_field(folder / "field.zarr")
+    names = [str(field.genes[i]) for i in field.regulator_index]
+    pairs = [f"{names[i % len(names)]}:{names[(i + 1) % len(names)]}" for i in range(options.elements)]
+    return ["--elements", ",".join(pairs)]
+
+
 def run_command(python: str, options: argparse.Namespace, folder: Path, store: Path, *more: str) -> list[str]:
     return [
         python, "-m", "stabdask.cli.main", "run", str(folder / "cells.h5ad"),
         "--field", str(folder / "field.zarr"), "--layer", "M_t", "--cluster-key", "cell_type",
-        "--store", str(store), "--workers", str(options.workers), "--memory", options.memory, *more,
+        "--store", str(store), "--workers", str(options.workers), "--memory", options.memory,
+        *elements_option(options, folder), *more,
     ]  # fmt: skip
+
+
+def shares(seconds: dict[str, float]) -> dict[str, float]:
+    """Return what the parts of a partition take of the time of workers; reading is what was waited for."""
+    parts = {
+        name.removesuffix("_s"): seconds[name] / seconds["total_s"] for name in seconds if name != "total_s"
+    }
+    return {name: round(value, 3) for name, value in {**parts, "other": 1 - sum(parts.values())}.items()}
 
 
 def gpu_option(options: argparse.Namespace) -> list[str]:

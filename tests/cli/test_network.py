@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,9 @@ def test_an_atlas(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_what_is_refused(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     textbook(tmp_path, n_genes=12)
     net = tmp_path / "n.zarr"
+    refused = ["network", "fit", "--covariance", str(tmp_path / "sigma.csv"), "-o", str(net), "--gpu"]
+    assert main(refused) == 2
+    assert "not for a covariance matrix" in capsys.readouterr().err
     run(capsys, "fit", "--covariance", tmp_path / "sigma.csv", "-o", net)
     pd.DataFrame({"a": [1.0]}, index=["gg1"]).to_csv(tmp_path / "unknown.csv")
     pd.DataFrame({"a": [1.0, 2.0]}, index=["g1", "g1"]).to_csv(tmp_path / "twice.csv")
@@ -149,3 +153,68 @@ def test_what_is_refused(small: Small, tmp_path: Path, capsys: pytest.CaptureFix
         assert message in said, (arguments, said)
         assert "Traceback" not in said
     assert not (tmp_path / "o.zarr").exists()
+
+
+def test_a_network_in_tiles(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    textbook(tmp_path, n_genes=30)
+    planned = json.loads(run(capsys, "plan", "--n-genes", "20000", "--memory", "2GB", "--json"))
+    assert not planned["in_memory"]
+    assert planned["peak_bytes"] <= 2e9
+    assert "fits in 4 GB" in run(capsys, "plan", "--covariance", tmp_path / "sigma.csv")
+    atlas = [small.atlas, "--layer", "M_t", "--shrinkage", "ledoit-wolf"]
+    assert "passes" not in run(capsys, "plan", *atlas)
+    chosen = ["--cluster-key", "state", "--memory", "4GB"]
+    cells = sd.open_cells(small.atlas, layer="M_t", cluster_key="state")
+    label = str(cells["cluster"].values[0])
+    text = run(capsys, "fit", *atlas, *chosen, "--cluster", label, "--dry-run", "-o", tmp_path / "no.zarr")
+    assert f"{int((cells['cluster'].values == label).sum()):,} cells" in text
+    assert not (tmp_path / "no.zarr").exists()
+    assert main(["network", "fit", *map(str, atlas), "--memory", "4GB", "-o", str(tmp_path / "m.zarr")]) == 0
+    assert "in memory" in capsys.readouterr().err
+    assert main(["network", "plan"]) == 2
+    assert main(["network", "plan", "--n-genes", "30000", "--memory", "1MB"]) == 3
+    assert "at least" in capsys.readouterr().err
+
+
+def test_a_network_that_does_not_fit_is_made_in_tiles(
+    small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sigma, pathways, _ = textbook(tmp_path, n_genes=30)
+    np.save(tmp_path / "sigma.npy", sigma)
+    # Matrices of thirty genes fit anywhere: let them look large.
+    monkeypatch.setattr(sys.modules["stabdask.analysis.network.blocked.plan"], "_COPIES", 10**9)
+    before, after = tmp_path / "before.zarr", tmp_path / "after.zarr"
+    fit = [
+        "network",
+        "fit",
+        "--covariance",
+        str(tmp_path / "sigma.npy"),
+        "--memory",
+        "1GB",
+        "-o",
+        str(before),
+    ]
+    assert main([*fit, "--json"]) == 0
+    told = capsys.readouterr()
+    assert "blocked, in 1 tiles of 30 genes" in told.err
+    assert json.loads(told.out)["tile"] == 30
+    np.save(tmp_path / "pathways.npy", pathways)
+    text = run(capsys, "update", before, "--pathways", tmp_path / "pathways.npy", "-o", after)
+    assert "low rank" in text
+    found = sd.network.BlockedPrecision.open(after)
+    np.testing.assert_allclose(
+        found.theta.compute(), np.linalg.inv(sigma + pathways @ pathways.T), rtol=1e-8, atol=1e-8
+    )
+    shown = json.loads(run(capsys, "edges", after, "--top", "3", "--json"))
+    assert [len(shown["edges"]), shown["statistics"]["n_genes"]] == [3, 30]
+    assert "edges" in run(capsys, "compare", before, after, "--top", "3")
+    assert main(["network", "edges", str(after), "--fdr", "0.1"]) == 2
+    assert "--threshold or --top" in capsys.readouterr().err
+    assert main(fit) == 5
+    cells = ["--shrinkage", "fixed", "--amount", "0.1", "--memory", "1GB"]
+    run(capsys, "fit", small.atlas, "--layer", "M_t", *cells, "-o", tmp_path / "cells.zarr")
+    network = sd.network.BlockedPrecision.open(tmp_path / "cells.zarr")
+    known = sd.network.PrecisionMatrix.from_moments(
+        sd.network.CoMoments.from_cells(sd.open_cells(small.atlas, layer="M_t")), "fixed", 0.1
+    )
+    np.testing.assert_allclose(network.theta.compute(), known.theta, rtol=1e-8)

@@ -109,9 +109,10 @@ def test_one_and_two_workers_and_a_client(small, undisturbed: Path, tmp_path: Pa
 def test_a_worker_that_no_longer_answers_is_replaced(
     small, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stabdask.clusters import _SETTINGS, local_client
+    from stabdask.clusters import local_client
+    from stabdask.clusters.settings import SETTINGS
 
-    monkeypatch.setitem(_SETTINGS, "distributed.scheduler.worker-ttl", "1s")
+    monkeypatch.setitem(SETTINGS, "distributed.scheduler.worker-ttl", "1s")
     store, stopped = tmp_path / "stopped.zarr", []
     with local_client(n_workers=2, memory_limit=None, dashboard=False) as client:
         pids = list(client.run(os.getpid).values())

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["moments_of_cells"]
+__all__ = ["Stretch", "expression_blocks", "moments_of_cells", "named_error"]
 
 Codes = npt.NDArray[np.intp]
 
@@ -92,7 +92,7 @@ def moments_of_cells(
     from dask.delayed import delayed
 
     refuse_asynchronous(client)
-    x, genes = _expression(cells)
+    x, genes = expression_blocks(cells)
     refuse_persisted(x)
     codes, labels = _labels(cells, by)
     if client is None:
@@ -122,7 +122,7 @@ def moments_of_cells(
         found = [
             position for position in _computed([find(s) for s in before], client) if position is not None
         ]
-        raise _named(cells, min([int(error.args[0]), *found])) from None
+        raise named_error(cells, min([int(error.args[0]), *found])) from None
     made = [
         CoMoments.from_sums(sums, genes, n_skipped=int(skipped))
         for sums, skipped in zip(total.sums, total.n_skipped, strict=True)
@@ -209,13 +209,14 @@ def _computed(parts: list[Any], client: Any, n_threads: int | None = None) -> li
         return list(compute(*parts))
 
 
-def _named(cells: xr.Dataset, position: int) -> InputError:
+def named_error(cells: xr.Dataset, position: int) -> InputError:
+    """Return the error about the cell at `position`, which is not finite."""
     n_cells = cells.sizes["cell"]
     name = repr(str(cells["cell"].to_numpy()[position])) + ", " if "cell" in cells.coords else ""
     return not_finite(f"{name}number {position:,} of {n_cells:,}", "cell")
 
 
-def _expression(cells: xr.Dataset) -> tuple[da.Array, npt.NDArray[np.str_]]:
+def expression_blocks(cells: xr.Dataset) -> tuple[da.Array, npt.NDArray[np.str_]]:
     """Return the expression (or coordinates) in blocks of whole rows, and the names of genes (or axes)."""
     import dask.array as da
 

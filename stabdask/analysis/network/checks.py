@@ -10,11 +10,22 @@ import numpy.typing as npt
 
 from stabdask.errors import InputError
 
-__all__ = ["Array", "gene_names", "loadings", "numbers", "symmetric", "variances"]
+__all__ = [
+    "WORST_ASYMMETRY",
+    "Array",
+    "gene_names",
+    "loadings",
+    "not_finite",
+    "not_symmetric",
+    "numbers",
+    "symmetric",
+    "variances",
+    "varying",
+]
 
 Array = npt.NDArray[np.float64]
 
-_WORST_ASYMMETRY = 1e-8
+WORST_ASYMMETRY = 1e-8
 """Relative to the largest entry: more than rounding, also that of a matrix stored as float32 and back."""
 
 
@@ -70,22 +81,33 @@ def symmetric(matrix: npt.ArrayLike, what: str, genes: Sequence[str] | npt.NDArr
     finite = np.isfinite(array)
     if not finite.all():
         i, j = (int(places[0]) for places in np.nonzero(~finite))
-        raise InputError(
-            f"{what} has {int((~finite).sum()):,} entries that are NaN or infinite, the first at genes "
-            f"({names[i]}, {names[j]}); leave such genes out"
-        )
+        raise not_finite(what, int((~finite).sum()), (names[i], names[j]))
     difference = np.abs(array - array.T)
     largest = float(np.abs(array).max())
-    if difference.max() > _WORST_ASYMMETRY * largest:
+    if difference.max() > WORST_ASYMMETRY * largest:
         i, j = (int(place) for place in np.unravel_index(int(difference.argmax()), difference.shape))
-        raise InputError(
-            f"{what} is not symmetric: entries ({names[i]}, {names[j]}) and ({names[j]}, {names[i]}) differ by "
-            f"{difference.max():.3g}, where the largest entry is {largest:.3g}; expected at most "
-            f"{_WORST_ASYMMETRY:.0e} of that; check which matrix it is, or take (A + A.T) / 2 if that is meant"
-        )
+        raise not_symmetric(what, float(difference.max()), (names[i], names[j]), largest)
     array += array.T.copy()
     array *= 0.5
     return array
+
+
+def not_finite(what: str, n_bad: int, genes: tuple[str, str]) -> InputError:
+    """Return the error about entries that are NaN or infinite, the first of them at `genes`."""
+    return InputError(
+        f"{what} has {n_bad:,} entries that are NaN or infinite, the first at genes "
+        f"({genes[0]}, {genes[1]}); leave such genes out"
+    )
+
+
+def not_symmetric(what: str, difference: float, genes: tuple[str, str], largest: float) -> InputError:
+    """Return the error about two entries, the worst of all pairs, that should be the same."""
+    a, b = genes
+    return InputError(
+        f"{what} is not symmetric: entries ({a}, {b}) and ({b}, {a}) differ by "
+        f"{difference:.3g}, where the largest entry is {largest:.3g}; expected at most "
+        f"{WORST_ASYMMETRY:.0e} of that; check which matrix it is, or take (A + A.T) / 2 if that is meant"
+    )
 
 
 def variances(sigma: Array, names: npt.NDArray[np.str_]) -> None:
@@ -96,9 +118,20 @@ def variances(sigma: Array, names: npt.NDArray[np.str_]) -> None:
     InputError
         If a variance is 0 or negative.
     """
-    bad = np.flatnonzero(np.diagonal(sigma) <= 0)
+    varying(np.diagonal(sigma), names)
+
+
+def varying(diagonal: Array, names: npt.NDArray[np.str_]) -> None:
+    """Raise unless every variance is positive.
+
+    Raises
+    ------
+    InputError
+        If one is 0 or negative.
+    """
+    bad = np.flatnonzero(diagonal <= 0)
     if len(bad):
-        some = ", ".join(f"{names[i]} ({sigma[i, i]:.3g})" for i in bad[:5])
+        some = ", ".join(f"{names[i]} ({diagonal[i]:.3g})" for i in bad[:5])
         raise InputError(
             f"{len(bad):,} genes have no positive variance: {some}{' ...' if len(bad) > 5 else ''}; leave out genes "
             "that are constant, or shrink the covariance matrix"

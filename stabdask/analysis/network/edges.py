@@ -19,7 +19,7 @@ from stabdask.errors import InputError, NotPositiveDefiniteError, UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["compare", "edges", "partial_correlations", "statistics"]
+__all__ = ["check_share", "check_top", "compare", "edges", "partial_correlations", "statistics"]
 
 _ROUNDING = 1e-6
 """How far beyond 1 a correlation may be before it is none."""
@@ -187,7 +187,7 @@ def statistics(rho: npt.ArrayLike, threshold: float = 0.1) -> dict[str, float]:
     >>> statistics([[1.0, 0.5], [0.5, 1.0]], threshold=0.2)["density"]
     1.0
     """
-    _check_share("threshold", threshold)
+    check_share("threshold", threshold)
     matrix = _correlations(rho, None)
     size = np.abs(matrix[np.triu_indices(len(matrix), k=1)])
     strong = int((size >= threshold).sum())
@@ -241,7 +241,7 @@ def compare(
     """
     import pandas as pd
 
-    _check_top(top)
+    check_top(top)
     old, new = _correlations(before, genes), _correlations(after, genes)
     if old.shape != new.shape:
         raise InputError(
@@ -296,21 +296,35 @@ def _check_choice(threshold: float | None, top: int | None, fdr: float | None, n
             f"{', '.join(chosen) or 'nothing'} chooses the edges; expected one of threshold, top and fdr"
         )
     if threshold is not None:
-        _check_share("threshold", threshold)
+        check_share("threshold", threshold)
     if top is not None:
-        _check_top(top)
+        check_top(top)
     if fdr is not None:
-        _check_share("fdr", fdr)
+        check_share("fdr", fdr)
         if n_cells is None:
             raise UsageError("fdr needs n_cells: how many cells the correlations are of")
 
 
-def _check_share(name: str, value: float) -> None:
+def check_share(name: str, value: float) -> None:
+    """Raise unless an option is a share.
+
+    Raises
+    ------
+    UsageError
+        If it is not from 0 to 1.
+    """
     if not 0 <= value <= 1:
         raise UsageError(f"{name}={value!r}; expected a number from 0 to 1")
 
 
-def _check_top(top: int) -> None:
+def check_top(top: int) -> None:
+    """Raise unless an option is a number of edges.
+
+    Raises
+    ------
+    UsageError
+        If it is no positive integer.
+    """
     if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
         raise UsageError(f"top={top!r}; expected how many edges, 1 or more")
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from stabdask.analysis.network.moments import CoMoments
 from stabdask.errors import InputError, UsageError, near_misses
 
-__all__ = ["SHRINKAGES", "Shrunk", "ledoit_wolf_amount", "shrink"]
+__all__ = ["SHRINKAGES", "Shrunk", "check_shrinkage", "estimated_amount", "ledoit_wolf_amount", "shrink"]
 
 Array = npt.NDArray[np.float64]
 
@@ -80,6 +80,31 @@ def shrink(
     >>> round(shrink(moments, "ledoit-wolf").amount, 4)
     0.4444
     """
+    check_shrinkage(method, amount)
+    if moments.count < 2 or not len(moments.genes):
+        raise InputError(
+            f"{moments.count:,} cells of {len(moments.genes):,} genes have no covariance; expected at least 2 "
+            "cells and 1 gene"
+        )
+    if ddof is None:
+        ddof = 0 if method == "ledoit-wolf" else 1
+    sigma = moments.covariance(ddof)
+    used = ledoit_wolf_amount(moments) if method == "ledoit-wolf" else float(amount or 0.0)
+    if used:
+        mu = float(np.trace(sigma)) / len(sigma)
+        sigma *= 1.0 - used
+        sigma[np.arange(len(sigma)), np.arange(len(sigma))] += used * mu
+    return Shrunk(sigma, used)
+
+
+def check_shrinkage(method: str, amount: float | None) -> None:
+    """Raise unless the method is known and has the amount it needs.
+
+    Raises
+    ------
+    UsageError
+        If not.
+    """
     if method not in SHRINKAGES:
         raise UsageError(
             f"method={method!r} is not known; {near_misses(str(method), SHRINKAGES, noun='methods')}"
@@ -97,20 +122,6 @@ def shrink(
         raise UsageError(
             f"amount={amount!r} is for method='fixed'; method={method!r} needs none, leave it out"
         )
-    if moments.count < 2 or not len(moments.genes):
-        raise InputError(
-            f"{moments.count:,} cells of {len(moments.genes):,} genes have no covariance; expected at least 2 "
-            "cells and 1 gene"
-        )
-    if ddof is None:
-        ddof = 0 if method == "ledoit-wolf" else 1
-    sigma = moments.covariance(ddof)
-    used = ledoit_wolf_amount(moments) if method == "ledoit-wolf" else float(amount or 0.0)
-    if used:
-        mu = float(np.trace(sigma)) / len(sigma)
-        sigma *= 1.0 - used
-        sigma[np.arange(len(sigma)), np.arange(len(sigma))] += used * mu
-    return Shrunk(sigma, used)
 
 
 def ledoit_wolf_amount(moments: CoMoments) -> float:
@@ -144,9 +155,26 @@ def ledoit_wolf_amount(moments: CoMoments) -> float:
     if n < 2:
         raise InputError(f"{n:,} cells have no covariance; expected at least 2")
     variances = np.diagonal(moments.comoment) / n
-    mu = float(variances.mean()) if len(variances) else 0.0
     squares = float(np.vdot(moments.comoment, moments.comoment)) / n**2
+    return estimated_amount(n, variances, squares, moments.fourth)
+
+
+def estimated_amount(n: int, variances: Array, squares: float, fourth: float) -> float:
+    """Return the amount of Ledoit and Wolf from sums, see `ledoit_wolf_amount`.
+
+    Parameters
+    ----------
+    n
+        Number of cells, at least 2.
+    variances
+        ``(gene,)`` with ddof 0.
+    squares
+        Sum of the squares of all entries of the covariance with ddof 0.
+    fourth
+        Sum over cells of ``|x - mean|^4``.
+    """
+    mu = float(variances.mean()) if len(variances) else 0.0
     # From the variances' own differences: where S is nearly mu I, |S|^2 - G mu^2 would cancel.
     spread = squares - float(variances @ variances) + float(((variances - mu) ** 2).sum())
-    noise = max(0.0, (moments.fourth / n - squares) / n)
+    noise = max(0.0, (fourth / n - squares) / n)
     return min(noise, spread) / spread if spread > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Dask clusters for a run: on this host, on loopback; workers on its cores or one on each of its GPUs."""
+"""Dask clusters on this host: workers on its cores or one on each of its GPUs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import importlib
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from stabdask.clusters.dashboard import dashboard_address
+from stabdask.clusters.security import is_loopback, temporary_security
+from stabdask.clusters.settings import SETTINGS, worker_environment
 from stabdask.errors import BackendUnavailableError
 from stabdask.kernels.device import GPU_INSTALL_HINT, Gpu, import_problem, require_gpus
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = [
-    "dashboard_url",
     "gpu_client",
     "gpu_cluster_problem",
     "local_client",
@@ -27,40 +28,11 @@ __all__ = [
     "worker_gpus",
 ]
 
-_DASHBOARD_PORT = 8787
 _POOL_BYTES = 2**30
 """First size of a worker's RMM pool, which grows when more is needed: a GPU may be shared."""
 
 _START_S = 10.0
 """How long workers on GPUs may still take to report once the cluster says that it has started."""
-
-_SETTINGS: dict[str, Any] = {
-    # A partition is computed where it is and writes its own results: nothing to steal or to spill.
-    "distributed.scheduler.work-stealing": False,
-    "distributed.scheduler.allowed-failures": 3,
-    # A worker that no longer answers is replaced within two minutes (Dask's default: ten). Kernels and reading leave
-    # its event loop free, so that it answers however long a partition takes.
-    "distributed.scheduler.worker-ttl": "60s",
-    "distributed.comm.retry.count": 3,
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    # Dask samples what workers do, and how quick event loops are, for its dashboard: at its defaults, 10 and 20 ms,
-    # that takes 4 % of a worker's time.
-    "distributed.worker.profile.interval": "100ms",
-    "distributed.admin.tick.interval": "200ms",
-    "distributed.nanny.pre-spawn-environ": {
-        "OMP_NUM_THREADS": 1,
-        "OPENBLAS_NUM_THREADS": 1,
-        "MKL_NUM_THREADS": 1,
-        # Keep freed memory for the next batch. Dask's default gives it back at once, and mapping it anew
-        # each time takes as long as the work itself (tests/benchmarks/bench_malloc.py).
-        "MALLOC_TRIM_THRESHOLD_": 512 * 2**20,
-        "MALLOC_MMAP_THRESHOLD_": 32 * 2**20,
-        "MALLOC_ARENA_MAX": 1,
-    },
-}
-
 
 _PRELOADED = (
     "distributed",
@@ -88,9 +60,7 @@ def start_early() -> None:
     global _started_early
     if _started_early or os.name != "posix":
         return
-    environment = {
-        name: str(value) for name, value in _SETTINGS["distributed.nanny.pre-spawn-environ"].items()
-    }
+    environment = worker_environment()
     # Import what this process imports, not a package that happens to lie in the current folder.
     environment["PYTHONSAFEPATH"] = "1"
     before = {name: os.environ.get(name) for name in environment}
@@ -109,10 +79,17 @@ def start_early() -> None:
 
 
 @contextmanager
-def local_client(*, n_workers: int, memory_limit: int | None, dashboard: bool = True) -> Iterator[Client]:
+def local_client(
+    *,
+    n_workers: int,
+    memory_limit: int | None,
+    dashboard: bool = True,
+    host: str = "127.0.0.1",
+    adaptive: tuple[int, int] | None = None,
+) -> Iterator[Client]:
     """Start worker processes on this host and give a client of them; all end with the block.
 
-    Scheduler, workers and dashboard listen on loopback only. Each worker has one thread, and BLAS in it too.
+    Each worker has one thread, and BLAS in it too.
 
     Parameters
     ----------
@@ -121,14 +98,22 @@ def local_client(*, n_workers: int, memory_limit: int | None, dashboard: bool = 
     memory_limit
         Bytes per worker at which Dask restarts it; Dask's default if None.
     dashboard
-        Whether to serve Dask's dashboard, at port 8787 if that is free.
+        Whether to serve Dask's dashboard on loopback, at port 8787 if that is free.
+    host
+        Address that scheduler and workers listen at. If it is not loopback, only clients with the certificate of
+        this cluster, made for it, can connect.
+    adaptive
+        Fewest and most workers, started and ended as there is work, in place of `n_workers`.
     """
     import dask
     from distributed import Client, LocalCluster
 
-    with dask.config.set(_SETTINGS | (_EARLY if _started_early else {})):
-        cluster = LocalCluster(n_workers=n_workers, processes=True, **_on_loopback(memory_limit, dashboard))
+    how = _listening(memory_limit, dashboard, host)
+    with dask.config.set(SETTINGS | (_EARLY if _started_early else {})):
+        cluster = LocalCluster(n_workers=adaptive[0] if adaptive else n_workers, processes=True, **how)
         with cluster, Client(cluster) as client:
+            if adaptive is not None:
+                cluster.adapt(minimum=adaptive[0], maximum=adaptive[1])
             client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
             yield client
 
@@ -202,8 +187,8 @@ def gpu_client(
     from distributed import Client
 
     pool, said = _memory_pool(gpus)
-    with dask.config.set(_SETTINGS):
-        cluster = _cuda_cluster(n_workers, {**pool, **_on_loopback(memory_limit, dashboard)})
+    with dask.config.set(SETTINGS):
+        cluster = _cuda_cluster(n_workers, {**pool, **_listening(memory_limit, dashboard)})
         with cluster, Client(cluster) as client:
             _wait_for_workers(client, n_workers)
             client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
@@ -242,19 +227,24 @@ def gpu_cluster_problem() -> str | None:
     return None
 
 
-def dashboard_url(client: Client) -> str | None:
-    """Return the address of the dashboard of a client's cluster, or None if it has none."""
-    link = getattr(client, "dashboard_link", None)
-    return str(link) if link and ":0/" not in str(link) else None
-
-
-def _on_loopback(memory_limit: int | None, dashboard: bool) -> dict[str, Any]:
+def _listening(memory_limit: int | None, dashboard: bool, host: str = "127.0.0.1") -> dict[str, Any]:
     """Return what every cluster on this host is started with."""
+    protected = (
+        {"protocol": "tcp"}
+        if is_loopback(host)
+        else {
+            "protocol": "tls",
+            "security": temporary_security(),
+            # Scheduler and workers serve metrics without authentication, at their own address unless told otherwise.
+            "worker_dashboard_address": "127.0.0.1:0",
+        }
+    )
+    dashboard = dashboard or not is_loopback(host)
     return {
         "threads_per_worker": 1,
-        "host": "127.0.0.1",
-        "protocol": "tcp",
-        "dashboard_address": f"127.0.0.1:{_free_port(_DASHBOARD_PORT)}" if dashboard else None,
+        "host": host,
+        **protected,
+        "dashboard_address": dashboard_address(dashboard),
         "memory_limit": memory_limit if memory_limit is not None else "auto",
         "silence_logs": "ERROR",
     }
@@ -295,13 +285,3 @@ def _names(gpus: Sequence[Gpu]) -> str:
     """Return the names of GPUs with their numbers, e.g. ``2 x NVIDIA A100, 1 x NVIDIA T4``."""
     names = [gpu.name for gpu in gpus]
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-
-
-def _free_port(wanted: int) -> int:
-    """Return `wanted` if nothing listens there on loopback, else 0 (any)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            return 0
-    return wanted

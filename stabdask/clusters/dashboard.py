@@ -1,0 +1,61 @@
+"""Where the dashboard of a cluster is, and how to reach it from another host."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from stabdask.clusters.security import is_loopback
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["dashboard_address", "dashboard_text", "dashboard_url", "free_port"]
+
+_PORT = 8787
+_REMOTE = ("SSH_CONNECTION", "SLURM_JOB_ID")
+"""Variables of processes that were started from another host."""
+
+
+def dashboard_address(wanted: bool) -> str | None:
+    """Return where a new cluster is to serve its dashboard: on loopback, at port 8787 if that is free."""
+    return f"127.0.0.1:{free_port(_PORT)}" if wanted else None
+
+
+def dashboard_url(client: Client) -> str | None:
+    """Return the address of the dashboard of a client's cluster, or None if it has none."""
+    link = getattr(client, "dashboard_link", None)
+    if not link or ":0/" in str(link):
+        return None
+    # Of a scheduler in this process Dask tells the host of its own address, which the dashboard may not listen at.
+    server = getattr(getattr(getattr(client, "cluster", None), "scheduler", None), "http_server", None)
+    if server is not None and is_loopback(str(getattr(server, "address", ""))):
+        return f"http://{server.address}:{server.port}/status"
+    return str(link)
+
+
+def dashboard_text(client: Client) -> str | None:
+    """Return the address, and on a host that one is not sitting at the command that makes a tunnel to it."""
+    url = dashboard_url(client)
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if not is_loopback(parts.hostname or "") or not any(name in os.environ for name in _REMOTE):
+        return url
+    return (
+        f"{url}; from elsewhere: ssh -L {_PORT}:127.0.0.1:{parts.port} {getpass.getuser()}@{socket.gethostname()}, "
+        f"then http://127.0.0.1:{_PORT}/status"
+    )
+
+
+def free_port(wanted: int) -> int:
+    """Return `wanted` if nothing listens there on loopback, else 0 (any)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return 0
+    return wanted
