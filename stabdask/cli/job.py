@@ -49,6 +49,11 @@ def add_commands(commands: Any) -> None:
     _add_allow_failed(run)
     run.add_argument("--no-dashboard", action="store_true", help="do not serve Dask's dashboard")
     run.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    run.add_argument(
+        "--repair",
+        action="store_true",
+        help="check the store first; compute and write again what is damaged, and say what it was",
+    )
     run.add_argument("--dry-run", action="store_true", help="check everything, print the plan, write nothing")
     _add_share_arguments(run)
     add_cluster_arguments(run)
@@ -149,6 +154,8 @@ def _run(options: argparse.Namespace) -> int:
     from stabdask.clusters import start_early
 
     check_cluster_arguments(options)
+    if options.dry_run and options.repair:
+        raise UsageError("--repair writes and --dry-run does not; 'stabdask verify' says what is damaged")
     recall(options)
     if options.dry_run:
         return _dry_run(options)
@@ -175,6 +182,7 @@ def _run(options: argparse.Namespace) -> int:
             progress=not options.quiet,
             dashboard=not options.no_dashboard,
             lock=not options.no_lock,
+            repair=options.repair,
             request=request_of(options, field),
             **computed,
         )

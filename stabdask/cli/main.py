@@ -9,18 +9,17 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import stabdask
+from stabdask.cli.interrupts import EXIT_INTERRUPTED, Interrupts, interruptible, leave
 from stabdask.errors import StabdaskError, StabdaskWarning
 
 __all__ = ["build_parser", "main"]
 
-EXIT_INTERRUPTED = 130
 _RESUMABLE = ("run", "demo")
 
 
@@ -92,34 +91,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.is_program:
         # Importing makes many objects and no garbage to speak of.
         gc.set_threshold(50_000)
-    before = signal.getsignal(signal.SIGTERM)
-    # Also where Ctrl-C is ignored, as shells do for what they start in the background.
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with interruptible(is_program=options.is_program) as interrupts:
+            code = _execute(options, interrupts)
+            if options.is_program and interrupts.received:
+                leave(code)
+            return code
+    finally:
+        if options.is_program:
+            # The interpreter looks for garbage once more as it ends, through all that was imported: most of a second.
+            gc.freeze()
+
+
+def _execute(options: argparse.Namespace, interrupts: Interrupts) -> int:
+    """Run the command; return its exit code, having said what went wrong."""
     try:
         return int(options.execute(options) or 0)
     except StabdaskError as error:
         print(f"stabdask: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        resumes = (
-            "; what is finished is kept, the same command resumes" if options.command in _RESUMABLE else ""
-        )
-        print(f"\nstabdask: interrupted{resumes}", file=sys.stderr)
+        message = interrupts.message(resumable=options.command in _RESUMABLE)
+        print(f"\nstabdask: {message}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone (head, say); nothing more to say, and no traceback at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        if options.is_program:
-            # The interpreter looks for garbage once more as it ends, through all that was imported: most of a second.
-            gc.freeze()
-
-
-def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:

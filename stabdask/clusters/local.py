@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -65,7 +67,8 @@ def start_early() -> None:
     os.environ.update(environment)
     try:
         multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOADED))
-        forkserver.ensure_running()
+        with _interrupts_ignored():
+            forkserver.ensure_running()
     finally:
         for name, value in before.items():
             if value is None:
@@ -111,16 +114,43 @@ def local_client(
         with cluster, Client(cluster) as client:
             if adaptive is not None:
                 cluster.adapt(minimum=adaptive[0], maximum=adaptive[1])
-            client.run(_leave_interrupts_to_the_client)
+            client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
             yield client
 
 
-async def _leave_interrupts_to_the_client() -> None:
-    """Let Ctrl-C in a terminal, which reaches every process, be the client's, which ends workers in order.
+_LEFT_TO_THE_CLIENT = (signal.SIGINT, signal.SIGHUP)
+"""What a terminal sends to every process in it: the client ends workers in order."""
 
-    A coroutine, because those are run by the main thread of a worker, where alone signals can be handled.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def _quiet_end() -> Any:
+    """Return a plugin for workers, also for those that replace others: the client ends them, and alone speaks."""
+    from distributed import WorkerPlugin
+
+    class QuietEnd(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            # Called by the main thread of a worker, where alone signals can be handled.
+            for number in _LEFT_TO_THE_CLIENT:
+                signal.signal(number, signal.SIG_IGN)
+            # A scheduler that is ended by an interrupt leaves workers in the middle of a heartbeat.
+            logging.getLogger("distributed.worker").addFilter(
+                lambda record: "heartbeat" not in str(record.msg)
+            )
+
+    return QuietEnd()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore what a terminal sends, so that processes started in the block do from the beginning."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where signals cannot be handled
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _LEFT_TO_THE_CLIENT}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -161,7 +191,7 @@ def gpu_client(
         cluster = _cuda_cluster(n_workers, {**pool, **_listening(memory_limit, dashboard)})
         with cluster, Client(cluster) as client:
             _wait_for_workers(client, n_workers)
-            client.run(_leave_interrupts_to_the_client)
+            client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
             if say is not None:
                 say(f"GPUs         {_names(gpus)}; one worker each; memory from {said}")
             yield client

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stabdask.errors import MissingFileError, OutputError, StabdaskError, StoreMismatchError
 
 __all__ = [
+    "cannot_write",
     "existing_path",
     "fsync_directory",
     "fsync_file",
@@ -20,9 +23,27 @@ __all__ = [
     "new_directory",
     "new_file",
     "require_folder",
+    "sweep_beside",
     "writable",
     "write_atomically",
 ]
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room within the quota",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+    errno.EROFS: "mount it for writing or choose another place",
+    errno.EACCES: "mend the permissions or choose another place",
+    errno.EPERM: "mend the permissions or choose another place",
+}
+
+
+def cannot_write(path: object, error: OSError) -> OutputError:
+    """Return the error that says why `path` cannot be written, and what to do about it."""
+    remedy = _REMEDIES.get(error.errno or 0, "mend that")
+    return OutputError(
+        f"cannot write {path}: {error.strerror or error}; {remedy}, then run the same command again"
+    )
 
 
 def existing_path(path: str | Path, what: str) -> Path:
@@ -77,9 +98,48 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        with suppress(OSError):  # the file system may have become read-only
+            temporary.unlink()
+        raise cannot_write(path, error) from error
     fsync_directory(path.parent)
+
+
+def _fsync_tree(folder: Path) -> None:
+    """Force everything in a folder to disk, so that a name given to it afterwards never names a part of it."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            fsync_file(Path(place) / name)
+        fsync_directory(Path(place))
+
+
+def _make_held(folder: Path) -> int:
+    """Make a folder and lock it, which tells it from one left by a process that was killed."""
+    while True:
+        folder.mkdir()
+        descriptor = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.exists():
+            return descriptor
+        os.close(descriptor)  # swept between the two steps
+
+
+def sweep_beside(path: Path) -> int:
+    """Delete folders that `new_directory` began for `path` in processes that were killed. Return how many."""
+    n_swept = 0
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        middle = folder.name[len(path.name) + 2 : -len(".tmp")]
+        if len(middle) != 32 or set(middle) - set("0123456789abcdef"):
+            continue
+        with suppress(OSError):  # in use, or its file system locks no folders: leave it alone
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+                n_swept += not folder.exists()
+            finally:
+                os.close(descriptor)
+    return n_swept
 
 
 @contextmanager
@@ -96,11 +156,13 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if path.exists() and not overwrite:
         raise StoreMismatchError(f"{path} exists; remove it, choose another path, or ask to overwrite")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    held = None
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
+            held = _make_held(temporary)
             yield temporary
+            _fsync_tree(temporary)
             aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
             if overwrite and path.exists():
                 path.rename(aside)
@@ -115,9 +177,11 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         except StabdaskError:
             raise
         except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+            raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if held is not None:
+            os.close(held)
 
 
 def require_folder(path: Path) -> None:
@@ -156,7 +220,7 @@ def new_file(path: Path) -> Iterator[Path]:
     except StabdaskError:
         raise
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise cannot_write(path, error) from error
 
 
 def writable(folder: Path) -> None:

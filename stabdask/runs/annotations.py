@@ -99,7 +99,8 @@ def name_annotations(ds: xr.Dataset) -> xr.Dataset:
 
 def damaged_annotations(group: Any, expected: Mapping[str, str]) -> list[str]:
     """Return the names of annotations in a store that are not those of its run, `expected` from its identity."""
-    names = [str(name) for name in group.array_keys() if str(name).startswith(_PREFIX)]
+    # By number, not as Zarr lists them: one array whose description is damaged would keep it from listing any.
+    names = [f"{_PREFIX}{number}" for number in range(len(expected))]
     intact = dict(pair for name in names for pair in _identity_in_store(group, name).items())
     return sorted(name for name, content in expected.items() if intact.get(name) != content)
 

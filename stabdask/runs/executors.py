@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from stabdask.clusters.checks import await_worker, check_paths, check_versions, 
 from stabdask.clusters.dashboard import dashboard_text
 from stabdask.errors import StabdaskError, UnfitWorkerError
 from stabdask.files import Place
+from stabdask.runs.losses import out_of_memory, scheduler_needed
 from stabdask.runs.partition import PartitionTask, run_partition, run_task
 from stabdask.runs.plan import Plan
 from stabdask.runs.progress import ProgressWriter
@@ -42,7 +43,22 @@ class Here:
     def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
         """Give the receipts of `tasks`, in their order."""
         for task in tasks:
-            yield run_partition(task)
+            receipt = self._run(task)
+            if receipt is not None:
+                yield receipt
+
+    def _run(self, task: PartitionTask) -> Receipt | None:
+        try:
+            return run_partition(task)
+        except MemoryError as error:
+            if not out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {error}"
+        # The traceback, which held the arrays, is gone; others may have given back memory meanwhile.
+        if task.attempt < _TRIES:
+            return self._run(replace(task, attempt=task.attempt + 1))
+        self.failures[task.partition] = reason
+        return None
 
 
 class OnCluster:
@@ -59,7 +75,17 @@ class OnCluster:
         self._versions = dict(essential_versions())
 
     def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
-        """Give the receipts of `tasks` as they come; what fails for good goes to `failures`."""
+        """Give the receipts of `tasks` as they come; what fails for good goes to `failures`.
+
+        Raises
+        ------
+        RunFailedError
+            If the scheduler no longer answers.
+        """
+        with scheduler_needed(self.client):
+            yield from self._map(tasks)
+
+    def _map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
         from distributed import as_completed
 
         running: dict[Any, PartitionTask] = {}
@@ -78,7 +104,8 @@ class OnCluster:
                 self._fill(tasks, running, completed)
         finally:
             if running:
-                self.client.cancel(list(running), force=True)
+                with suppress(OSError):  # no scheduler, no tasks
+                    self.client.cancel(list(running), force=True)
 
     def _fill(
         self, tasks: Iterator[PartitionTask], running: dict[Any, PartitionTask], completed: Any
@@ -118,8 +145,10 @@ class OnCluster:
             self._dismiss(error)
             self._submit(task, running, completed)
             return
-        # What does not get better by itself; a bucket that did not answer one worker may answer another.
-        if isinstance(error, StabdaskError) and not isinstance(error, ConnectionError):
+        # What does not get better by itself; a bucket that did not answer one worker may answer another. A future is
+        # cancelled when the scheduler has gone, or by someone else.
+        final = isinstance(error, StabdaskError) and not isinstance(error, ConnectionError)
+        if final or self.client.status != "running":
             raise error
         if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
             self._submit(replace(task, attempt=task.attempt + 1), running, completed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,19 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-__all__ = ["Job", "RunSpec", "cells_identity", "prepare"]
+__all__ = [
+    "FILE_FACTS",
+    "Job",
+    "RunSpec",
+    "cells_identity",
+    "labels_hash",
+    "names_hash",
+    "prepare",
+    "touch_hint",
+]
+
+FILE_FACTS = ("bytes", "modified_ns")
+"""Facts on files that stand in for content that is not hashed."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +63,8 @@ class RunSpec:
     field
         Fingerprint of the field.
     cells
-        What identifies the input: hashes of names, labels, sampled content and of each annotation brought along,
-        files with size and time.
+        What identifies the input: hashes of names, labels, content and of each annotation brought along; where only a
+        sample of the content is hashed, also size and time of the files.
     options
         What is computed.
     format_version
@@ -238,6 +251,7 @@ def prepare(
         raise UsageError(f"partition_cells={partition_cells}; expected at least 1")
     block, partition = block_and_partition(expression, field, checked, partition_cells)
     sample = preflight(cells, field, model_codes, columns)
+    sources = cells.attrs.get("sources", [])
     spec = RunSpec(
         n_cells=len(codes),
         n_genes=field.n_genes,
@@ -251,7 +265,7 @@ def prepare(
         cells={
             **cells_identity(cells),
             "content": sample.digest,
-            "sources": [dict(source) for source in cells.attrs.get("sources", [])],
+            "sources": [_identifying(source, sample.n_cells_checked == len(codes)) for source in sources],
             **annotations_identity(annotations),
         },
         options=checked,
@@ -283,19 +297,30 @@ def _check_dataset(cells: xr.Dataset) -> None:
 def cells_identity(cells: xr.Dataset) -> dict[str, str]:
     """Return hashes of the names, genes and labels of cells."""
     codes, labels = cluster_codes(cells)
-    digest = hashlib.blake2b(json.dumps(labels).encode(), digest_size=16)
-    digest.update(codes.astype("<i4").tobytes())
     return {
         "dtype": str(cell_state(cells).dtype),
-        "names": _hash_names(cell_names(cells)),
-        "genes": _hash_names(cells[cell_state(cells).dims[1]].to_numpy()),
-        "labels": digest.hexdigest(),
+        "names": names_hash(cell_names(cells)),
+        "genes": names_hash(cells[cell_state(cells).dims[1]].to_numpy()),
+        "labels": labels_hash(labels, codes),
     }
 
 
-def _hash_names(names: npt.NDArray[Any]) -> str:
+def labels_hash(labels: Sequence[str], codes: npt.NDArray[np.integer[Any]]) -> str:
+    """Return a hash of the labels of cells, given as numbers into `labels`."""
+    digest = hashlib.blake2b(json.dumps(labels).encode(), digest_size=16)
+    digest.update(codes.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def names_hash(names: npt.NDArray[Any]) -> str:
+    """Return a hash of names."""
     text = "\x00".join(str(name) for name in names.tolist())
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _identifying(source: dict[str, Any], all_read: bool) -> dict[str, Any]:
+    """Return the facts on a file that identify it: not its size and time, where all that is read of it is hashed."""
+    return {key: value for key, value in source.items() if not (all_read and key in FILE_FACTS)}
 
 
 def _placeless(source: dict[str, Any]) -> dict[str, Any]:
@@ -328,3 +353,19 @@ def _difference(key: str, there: Any, here: Any) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def touch_hint(there: RunSpec, here: RunSpec) -> str:
+    """Return how to go on with files that differ in nothing but their time: of a large atlas not all is compared."""
+    if not all(".modified_ns is " in line for line in there.differences(here)):
+        return ""
+    pairs = zip(there.cells["sources"], here.cells["sources"], strict=True)
+    lines = [
+        f"touch -d @{old['modified_ns'] // 10**9}.{old['modified_ns'] % 10**9:09d} '{new['path']}'"
+        for old, new in pairs
+        if old.get("modified_ns") != new.get("modified_ns")
+    ]
+    return (
+        ". Of an atlas of this size only a sample is compared, so that the time of the file counts; if it is the same "
+        f"file, copied or touched, give its time back: {'; '.join(lines)}"
+    )

@@ -133,7 +133,7 @@ def stability(
         dims, attrs = parameter_dims(name)
         data[name] = (dims, values_of(spec.models), attrs)
     coords: dict[str, Any] = {"cell": names.astype(object)}
-    for name, (dim, values) in result_names(job).items():
+    for name, (dim, values) in result_names(job.field, job.spec).items():
         coords[name] = (dim, np.asarray(values, dtype=object))
     coords["cluster"] = (*coords["cluster"], cluster_colors(job.cells, spec.labels))
     results = label_results(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.fields.base import Field
-from stabdask.runs.job import Job
+from stabdask.runs.job import RunSpec
 from stabdask.runs.options import Options
 from stabdask.schema import PARAMETER_ATTRS, VARIABLES
 
@@ -28,13 +28,13 @@ _DIMS = {
 }
 
 
-def result_names(job: Job) -> dict[str, tuple[str, list[str]]]:
+def result_names(field: Field, spec: RunSpec) -> dict[str, tuple[str, list[str]]]:
     """Return the dimension and the values of every coordinate of a result that holds names, but for the cells'."""
-    field, options = job.field, job.spec.options
+    options = spec.options
     out = {
         "gene": ("gene", field.genes.tolist()),
         "regulator": ("regulator", field.regulators.tolist()),
-        "cluster": ("cluster", list(job.spec.labels)),
+        "cluster": ("cluster", list(spec.labels)),
     }
     pairs = options.elements
     if pairs:

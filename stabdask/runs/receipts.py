@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections import Counter
@@ -21,15 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from stabdask.errors import DamagedStoreError, OutputError, StabdaskError, StoreLockedError
-from stabdask.files import Place, place_of, write_atomically
+from stabdask.files import Place, cannot_write, place_of, sweep_beside, write_atomically
 from stabdask.schema import count_failed
 
 __all__ = [
     "Receipt",
+    "has_receipts",
     "is_locked",
     "make_receipt_folder",
+    "mend_receipt_folder",
     "read_receipts",
     "receipt_folder",
+    "receipt_names",
+    "receipt_place",
     "store_lock",
     "sweep_leftovers",
     "total_status",
@@ -38,6 +43,7 @@ __all__ = [
 
 _FOLDER = "receipts"
 _RECEIPT = re.compile(r"[0-9].*\.json")
+_MARK = json.dumps({"attributes": {}, "node_type": "group", "zarr_format": 3}).encode()
 _PATIENCE_S = 0.5
 """How long to wait for a lock: `is_locked` holds one for a moment."""
 _BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
@@ -118,12 +124,25 @@ class Receipt:
         return cls(**values)
 
 
+def has_receipts(store: str | Path | Place) -> bool:
+    """Return whether a folder holds receipts, as only a store of a run does."""
+    return bool(receipt_names(store))
+
+
 def make_receipt_folder(store: Path) -> None:
     """Make the folder of receipts, marked as a Zarr group so that readers of the store pass over it."""
-    folder = store / _FOLDER
-    folder.mkdir()
-    document = {"attributes": {}, "node_type": "group", "zarr_format": 3}
-    (folder / "zarr.json").write_text(json.dumps(document))
+    (store / _FOLDER).mkdir()
+    (store / _FOLDER / "zarr.json").write_bytes(_MARK)
+
+
+def mend_receipt_folder(store: Path) -> bool:
+    """Make what `make_receipt_folder` makes where it is gone or damaged. Return whether it was."""
+    path = store / _FOLDER / "zarr.json"
+    if path.is_file() and path.read_bytes() == _MARK:
+        return False
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, _MARK)
+    return True
 
 
 def receipt_folder(store: Place) -> Place:
@@ -131,9 +150,19 @@ def receipt_folder(store: Place) -> Place:
     return store / _FOLDER
 
 
+def receipt_place(store: str | Path | Place, partition: int) -> Place:
+    """Return where the receipt of a partition lies."""
+    return place_of(store) / _FOLDER / f"{partition:08d}.json"
+
+
+def receipt_names(store: str | Path | Place) -> list[str]:
+    """Return the names, in the folder of receipts, of those that there are, in the order of their partitions."""
+    return [name for name in (place_of(store) / _FOLDER).names() if _RECEIPT.fullmatch(name)]
+
+
 def write_receipt(store: str | Path | Place, receipt: Receipt) -> None:
     """Write a receipt atomically; the last step of a partition."""
-    write_atomically(place_of(store) / _FOLDER / f"{receipt.partition:08d}.json", receipt.to_json())
+    write_atomically(receipt_place(store, receipt.partition), receipt.to_json())
 
 
 def read_receipts(store: str | Path | Place, fingerprint: str) -> dict[int, Receipt]:
@@ -146,7 +175,7 @@ def read_receipts(store: str | Path | Place, fingerprint: str) -> dict[int, Rece
     """
     receipts = {}
     folder = place_of(store) / _FOLDER
-    names = [name for name in folder.names() if _RECEIPT.fullmatch(name)]
+    names = receipt_names(store)
     documents = folder.read_many(names)
     for name in names:
         path = folder / name
@@ -156,11 +185,13 @@ def read_receipts(store: str | Path | Place, fingerprint: str) -> dict[int, Rece
             raise
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DamagedStoreError(
-                f"receipt {path} cannot be read ({error}); delete it to recompute it"
+                f"receipt {path} cannot be read ({error}); run the same command with --repair (repair=True), which "
+                "computes its partition again"
             ) from error
         if receipt.fingerprint != fingerprint:
             raise DamagedStoreError(
-                f"receipt {path} belongs to another run; delete it to recompute its partition"
+                f"receipt {path} belongs to another run; run the same command with --repair (repair=True), which "
+                "computes its partition again"
             )
         receipts[receipt.partition] = receipt
     return receipts
@@ -171,14 +202,17 @@ def sweep_leftovers(store: str | Path | Place) -> int:
 
     In a bucket there are none: an object that is not written whole is not there.
     """
-    n = 0
     root = place_of(store).local
     if root is None:
-        return n
-    for pattern in ("**/*.partial", f"{_FOLDER}/.*.tmp"):
-        for path in root.glob(pattern):
-            path.unlink(missing_ok=True)
-            n += 1
+        return 0
+    n = sweep_beside(root)
+    try:
+        for pattern in ("**/*.partial", f"{_FOLDER}/.*.tmp", ".*.tmp", ".*.old"):
+            for path in root.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                n += 1
+    except OSError as error:
+        raise cannot_write(store, error) from error
     return n
 
 
@@ -210,7 +244,7 @@ def store_lock(store: str | Path | Place, *, shared: bool = False) -> Iterator[C
     StoreLockedError
         If another run holds it.
     OutputError
-        If the file system has no locks.
+        If it cannot be written, or the file system has no locks.
     """
     place = place_of(store) / _FOLDER / "lock"
     if place.local is None:
@@ -220,12 +254,22 @@ def store_lock(store: str | Path | Place, *, shared: bool = False) -> Iterator[C
             yield check
         return
     path = place.local
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError as error:
+        raise DamagedStoreError(
+            f"{store} has no folder {_FOLDER}; run the same command with --repair (repair=True)"
+        ) from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
     try:
         _acquire(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, store)
         who = "array tasks, one of them " * shared
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{who}process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{who}process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            raise cannot_write(path, error) from error
         yield _keep
         if not shared:
             os.ftruncate(descriptor, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stabdask.files import Place
@@ -10,6 +10,7 @@ from stabdask.kernels import lanes
 from stabdask.runs.job import RunSpec
 from stabdask.runs.plan import format_seconds
 from stabdask.runs.receipts import Receipt
+from stabdask.runs.repair import Repair
 from stabdask.runs.totals import total
 from stabdask.schema import count_failed, counts_text, named_counts
 from stabdask.sizes import format_bytes
@@ -56,6 +57,8 @@ class RunReport:
     audit
         Where leading modes were iterated for: cells compared with dense spectra, leading modes missed in them,
         and the largest difference relative to the norm of a core. Empty otherwise.
+    repaired_partitions, repaired_metadata
+        What was found damaged and made again, and why; see `stabdask.runs.repair.Repair`.
     locked
         Whether the store was locked against other runs; False where that was waived (``lock=False``).
     """
@@ -77,6 +80,8 @@ class RunReport:
     peak_worker_bytes: int
     n_gpu_halvings: int
     audit: dict[str, float]
+    repaired_partitions: dict[int, str] = field(default_factory=dict)
+    repaired_metadata: dict[str, str] = field(default_factory=dict)
     locked: bool = True
 
     @property
@@ -114,6 +119,8 @@ class RunReport:
             f"store        {self.store} ({state})",
             f"cells        {self.n_cells:,}: {counts}",
         ]
+        if self.repaired_partitions or self.repaired_metadata:
+            lines.append(str(Repair(self.repaired_partitions, self.repaired_metadata)))
         if self.n_near_switch:
             lines.append(f"at a switch  {self.n_near_switch:,} cells, where the Jacobian jumps")
         if done:
@@ -178,6 +185,7 @@ def make_report(
     seconds: float,
     *,
     locked: bool = True,
+    repair: Repair | None = None,
 ) -> RunReport:
     """Return the report of a call that computed `n_computed` partitions and `n_new` cells in `seconds`."""
     totals = total(receipts)
@@ -199,5 +207,7 @@ def make_report(
         peak_worker_bytes=totals.peak_worker_bytes,
         n_gpu_halvings=totals.n_gpu_halvings,
         audit=totals.audit,
+        repaired_partitions={} if repair is None else repair.partitions,
+        repaired_metadata={} if repair is None else repair.metadata,
         locked=locked,
     )

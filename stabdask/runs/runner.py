@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMismatchError, UsageError
-from stabdask.files import Place, place_of
+from stabdask.files import Place, place_of, sweep_beside
 from stabdask.runs.executors import open_executor
-from stabdask.runs.job import Job, prepare
+from stabdask.runs.job import Job, prepare, touch_hint
+from stabdask.runs.losses import failure_hint
 from stabdask.runs.partition import PartitionTask, make_task
 from stabdask.runs.plan import gpu_request, plan_job
 from stabdask.runs.progress import Progress, ProgressWriter
-from stabdask.runs.receipts import Receipt, read_receipts, store_lock, sweep_leftovers
+from stabdask.runs.receipts import Receipt, mend_receipt_folder, read_receipts, store_lock, sweep_leftovers
+from stabdask.runs.repair import backend_of_receipts, check_field, on_disk, repair_attributes, repair_store
 from stabdask.runs.run_report import RunReport, make_report
 from stabdask.runs.shares import Partitions, chosen_partitions
 from stabdask.runs.sizing import block_bytes
@@ -44,6 +46,7 @@ def run(
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
     lock: bool = True,
+    repair: bool = False,
     missing_cluster: str = "error",
     partition_cells: int | None = None,
     request: Mapping[str, Any] | None = None,
@@ -81,6 +84,9 @@ def run(
     lock
         Keep other runs from writing to the store. False is for file systems without locks, where you make sure
         that nothing else does; leftovers of killed writers are not swept then.
+    repair
+        First look for damage: the checksums of all finished partitions, their receipts, and what the store holds
+        beside results. What is damaged is computed or written again, and named in the report.
     missing_cluster, partition_cells
         See `stabdask.runs.job.prepare`.
     request
@@ -102,8 +108,10 @@ def run(
         If the store belongs to another run.
     StoreLockedError
         If another run is writing to it, or has taken it over (in a bucket).
+    DamagedStoreError
+        If what a run needs of the store is damaged; the message says what to do.
     OutputError
-        If the store cannot be written; what is finished is kept.
+        If the store cannot be written, for want of room say; what is finished is kept.
     RunFailedError
         If partitions failed; what was finished is kept.
     UnfitWorkerError
@@ -112,7 +120,7 @@ def run(
         If the backend or, with `gpu`, what it takes to use a GPU is missing; nothing has been written.
     """
     n_gpus, options = gpu_request(options, gpu=gpu, workers=workers, client=client)
-    options = with_recorded_backend(options, place_of(store))
+    options = with_recorded_backend(options, place_of(store), repair=repair)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
     return run_job(
         job,
@@ -125,6 +133,7 @@ def run(
         progress=progress,
         dashboard=dashboard,
         lock=lock,
+        repair=repair,
         request=request,
     )
 
@@ -141,6 +150,7 @@ def run_job(
     progress: bool | Callable[[Progress], None] = True,
     dashboard: bool = True,
     lock: bool = True,
+    repair: bool = False,
     request: Mapping[str, Any] | None = None,
 ) -> RunReport:
     """Run a checked job, on the first `n_gpus` GPUs of this host if there are any; see `run`."""
@@ -148,7 +158,7 @@ def run_job(
     path = place_of(store)
     spec = job.spec
     order = chosen_partitions(partitions, spec.n_partitions)
-    shared = partitions is not None
+    shared = partitions is not None and not repair
     if client is not None and (memory is not None or workers is not None):
         raise UsageError(
             "memory and workers are those of the client's cluster; expected neither beside client"
@@ -156,12 +166,18 @@ def run_job(
     plan = None
     if client is None:
         plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus, most_workers=len(order))
-    make_or_match(path, job, request)
+    rewritten = make_or_match(path, job, request, repair=repair, lock=lock)
     show = ProgressWriter() if progress is True else (progress or None)
+    found = None
     with store_lock(path, shared=shared) if lock else nullcontext(_unlocked) as check_lock:
         sweeps = lock and not shared
         if sweeps:
             sweep_leftovers(path)
+        if repair:
+            found = repair_store(on_disk(path), job, metadata=rewritten)
+            if isinstance(show, ProgressWriter):
+                show.message(str(found))
+        check_field(path, job.spec.field)
         receipts = read_receipts(path, spec.fingerprint)
         todo = [number for number in order if number not in receipts]
         n_workers = 0
@@ -180,7 +196,7 @@ def run_job(
             if failures:
                 raise _failed(failures, path)
     seconds = time.monotonic() - begin
-    return make_report(path, spec, receipts, len(todo), n_workers, n_new, seconds, locked=lock)
+    return make_report(path, spec, receipts, len(todo), n_workers, n_new, seconds, locked=lock, repair=found)
 
 
 def finished_partitions(
@@ -218,23 +234,40 @@ def _unlocked() -> None:
     """Do nothing: what is not held cannot be lost."""
 
 
-def with_recorded_backend(options: dict[str, Any], path: Place) -> dict[str, Any]:
+def with_recorded_backend(options: dict[str, Any], path: Place, *, repair: bool = False) -> dict[str, Any]:
     """Let a run that is resumed use the backend it began with, whatever this machine would choose today."""
     if options.get("backend", "auto") != "auto" or not path.exists():
         return options
     try:
         return {**options, "backend": read_spec(path).options.backend}
     except StabdaskError:
-        return options  # what is wrong with the store is said where it is opened
+        # What is wrong with the store is said where it is opened.
+        backend = backend_of_receipts(on_disk(path)) if repair else None
+        return options if backend is None else {**options, "backend": backend}
 
 
-def make_or_match(path: Place, job: Job, request: Mapping[str, Any] | None = None) -> None:
-    """Make the store if there is none; refuse one that belongs to another run."""
+def make_or_match(
+    path: Place,
+    job: Job,
+    request: Mapping[str, Any] | None = None,
+    *,
+    repair: bool = False,
+    lock: bool = True,
+) -> dict[str, str]:
+    """Make the store if there is none; refuse one that belongs to another run. Return what was repaired, and why."""
+    rewritten: dict[str, str] = {}
     if not path.exists():
         path.check_writable()
+        if path.local is not None:
+            sweep_beside(path.local)
         _refuse_without_room(path, job)
         create_store(path, job, request)
+    elif repair:
+        rewritten = repair_attributes(on_disk(path), job, request, lock=lock)
     _match(path, job)
+    if repair and mend_receipt_folder(on_disk(path)):
+        rewritten["receipts"] = "its description is not that of the run"
+    return rewritten
 
 
 def _refuse_without_room(path: Place, job: Job) -> None:
@@ -258,7 +291,7 @@ def _match(path: Place, job: Job) -> None:
         more = f"; and {len(shown) - 6} more" if len(shown) > 6 else ""
         raise StoreMismatchError(
             f"{path} belongs to another run: {'; '.join(shown[:6])}{more}. Nothing was changed: choose another "
-            "store, or repeat the run it belongs to"
+            f"store, or repeat the run it belongs to{touch_hint(there, job.spec)}"
         )
 
 
@@ -313,13 +346,7 @@ class _Tally:
 
 def _failed(failures: dict[int, str], path: Place) -> RunFailedError:
     number, reason = next(iter(failures.items()))
-    hint = (
-        "; a worker that is killed again and again has usually run out of memory: give a larger --memory or fewer "
-        "--workers"
-        if "KilledWorker" in reason
-        else ""
-    )
     return RunFailedError(
-        f"{len(failures):,} partitions failed, number {number} with {reason}{hint}. What was finished is kept in "
-        f"{path}; run the same command again to try the rest"
+        f"{len(failures):,} partitions failed, number {number} with {reason}{failure_hint(reason)}. What was "
+        f"finished is kept in {path}; run the same command again to try the rest"
     )

@@ -21,6 +21,7 @@ from stabdask.errors import DamagedStoreError, OutputError, StabdaskError, Store
 from stabdask.fields.base import Field
 from stabdask.files import (
     Place,
+    cannot_write,
     existing_place,
     fsync_directory,
     fsync_file,
@@ -33,13 +34,14 @@ from stabdask.files import (
 from stabdask.runs.annotations import cluster_colors, write_annotations
 from stabdask.runs.job import Job, RunSpec
 from stabdask.runs.parameters import parameter_dims, parameter_values, result_names
-from stabdask.runs.receipts import make_receipt_folder
+from stabdask.runs.receipts import has_receipts, make_receipt_folder
 from stabdask.runs.shapes import output_shapes
 from stabdask.runs.sizing import chunk_cells
 from stabdask.schema import FORMAT_VERSION, VARIABLES
 
 __all__ = [
     "array_checksum",
+    "chunk_files",
     "create_arrays",
     "create_store",
     "field_path",
@@ -49,7 +51,9 @@ __all__ = [
     "read_request",
     "read_spec",
     "region",
+    "store_attributes",
     "variable_dtypes",
+    "write_coordinates",
     "write_partition",
 ]
 
@@ -88,10 +92,17 @@ def read_spec(path: str | Path | Place) -> RunSpec:
         If nothing is at `path`.
     StoreMismatchError
         If what is there is no stabdask store, or one of another format version.
+    DamagedStoreError
+        If its attributes are damaged.
     """
     path = existing_place(path, "store")
     attributes = _attributes(path)
     found = attributes.get(_FORMAT)
+    if found is None and has_receipts(path):
+        raise DamagedStoreError(
+            f"{path} holds receipts of a run, but {path / 'zarr.json'} cannot be read or says nothing of one; run the "
+            "same command with --repair (repair=True)"
+        )
     if found is None:
         raise StoreMismatchError(f"{path} exists and is not a stabdask store; choose another path")
     if found != FORMAT_VERSION:
@@ -102,10 +113,14 @@ def read_spec(path: str | Path | Place) -> RunSpec:
     try:
         spec = RunSpec.from_dict(attributes["run"])
     except (KeyError, TypeError) as error:
-        raise DamagedStoreError(f"the attributes of {path} are not those of a run ({error!r})") from error
+        raise DamagedStoreError(
+            f"the attributes of {path} are not those of a run ({error!r}); run the same command with --repair "
+            "(repair=True)"
+        ) from error
     if spec.fingerprint != attributes.get("fingerprint"):
         raise DamagedStoreError(
-            f"the attributes of {path} do not match their fingerprint; the store was edited"
+            f"the attributes of {path} do not match their fingerprint; the store was edited. Run the same command "
+            "with --repair (repair=True)"
         )
     return spec
 
@@ -150,30 +165,34 @@ def create_store(path: Path | Place, job: Job, request: Mapping[str, Any] | None
     try:
         with new_directory(path) as folder:
             group = zarr.open_group(str(folder), mode="w", zarr_format=3)
-            _write_coordinates(group, job)
+            write_coordinates(group, job)
             create_arrays(group, spec, job.field)
             job.field.save(folder / "field")
             make_receipt_folder(folder)
             # Attributes last: what makes the folder a store is there only when the rest is.
-            attributes: dict[str, Any] = {
-                _FORMAT: FORMAT_VERSION,
-                "fingerprint": spec.fingerprint,
-                "versions": package_versions(),
-                "run": spec.to_dict(),
-            }
-            if request is not None:
-                attributes[_REQUEST] = dict(request)
-            group.attrs.update(attributes)
+            group.attrs.update(store_attributes(spec, request))
     except StoreMismatchError:
         if not is_store(path):
             raise
         # Another process made it meanwhile; the caller compares fingerprints.
 
 
-def _write_coordinates(group: Any, job: Job) -> None:
+def store_attributes(spec: RunSpec, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what the attributes of a store say of its run, and of how the command line finds its input again."""
+    attributes: dict[str, Any] = {
+        _FORMAT: FORMAT_VERSION,
+        "fingerprint": spec.fingerprint,
+        "versions": package_versions(),
+        "run": spec.to_dict(),
+    }
+    return attributes if request is None else {**attributes, _REQUEST: dict(request)}
+
+
+def write_coordinates(group: Any, job: Job) -> None:
+    """Write names, labels, parameters and annotations: what results have beside what is computed."""
     spec = job.spec
     write_names(group, "cell", job.cell_names.tolist(), "cell")
-    for name, (dim, values) in result_names(job).items():
+    for name, (dim, values) in result_names(job.field, spec).items():
         write_names(group, name, values, dim)
     write_array(
         group,
@@ -190,7 +209,7 @@ def _write_coordinates(group: Any, job: Job) -> None:
 
 def create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
     """Make the empty arrays of a run in a Zarr group."""
-    from zarr.codecs import BloscCodec
+    from zarr.codecs import BloscCodec, Crc32cCodec
 
     shapes = output_shapes(
         spec.options, field, spec.n_cells, n_labels=len(spec.labels), n_partitions=spec.n_partitions
@@ -215,7 +234,9 @@ def create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
             dtype=dtype,
             chunks=chunks,
             fill_value=VARIABLES[name].fill,
-            compressors=[codec],
+            # Blosc takes the length of a chunk from the chunk itself: of one cut short it reads what lies in memory
+            # behind it. The checksum lets no reader, of whatever library, make numbers of a damaged chunk.
+            compressors=[codec, Crc32cCodec()],
             dimension_names=VARIABLES[name].dims,
             attributes=dict(VARIABLES[name].attrs),
         )
@@ -266,16 +287,23 @@ def write_partition(
         raise
     except OSError as error:
         raise OutputError(
-            f"cannot write partition {partition} to {path}: {error.strerror or error}; make room or mend the "
-            "permissions and run the same command again: what is finished is kept"
+            f"partition {partition} is not finished: {cannot_write(path, error)}: what is finished is kept"
         ) from error
 
 
 @lru_cache(maxsize=2)
 def _open_arrays(path: str, fingerprint: str, names: tuple[str, ...]) -> dict[str, Any]:
     """Open the arrays of a store once per process; `fingerprint` tells apart stores made at one path in turn."""
-    group = open_group(path, mode="r+")
-    return {name: group[name] for name in names}
+    try:
+        group = open_group(path, mode="r+")
+        return {name: group[name] for name in names}
+    except OSError:
+        raise
+    except Exception as error:  # damage can make Zarr raise anything
+        raise DamagedStoreError(
+            f"an array of results in {path} cannot be opened ({type(error).__name__}: {error}); run the same "
+            "command with --repair (repair=True)"
+        ) from error
 
 
 def region(spec: RunSpec, name: str, partition: int) -> slice:
@@ -291,16 +319,21 @@ def _fsync_chunks(folder: Path, chunk_rows: int, rows: slice) -> None:
     Temporary files are another writer's, which computes the same partition and may rename them any moment.
     """
     parents = set()
-    for number in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
-        place = folder / "c" / str(number)
-        files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
-        for file in files:
-            if file.suffix == ".partial":
-                continue
-            fsync_file(file)
-            parents.add(file.parent)
+    for file in chunk_files(folder, chunk_rows, rows):
+        fsync_file(file)
+        parents |= {parent for parent in file.parents if parent.is_relative_to(folder)}
     for parent in parents:
         fsync_directory(parent)
+
+
+def chunk_files(folder: Path, chunk_rows: int, rows: slice) -> list[Path]:
+    """Return the chunk files of some rows of the array in `folder` that are there."""
+    found = []
+    for number in range(rows.start // chunk_rows, -(-rows.stop // chunk_rows)):
+        place = folder / "c" / str(number)
+        found += [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]
+    # Other tasks may be at the same partition, and their temporary files come and go.
+    return [file for file in found if file.suffix != ".partial"]
 
 
 def array_checksum(values: npt.NDArray[Any]) -> str:

@@ -16,11 +16,12 @@ from stabdask.errors import InputError, MissingKeyError, StabdaskError
 from stabdask.fields.base import Field, Index
 from stabdask.files import open_group
 from stabdask.runs.annotations import damaged_annotations
+from stabdask.runs.integrity import damaged_metadata, damaged_variables
 from stabdask.runs.job import RunSpec, cells_identity
 from stabdask.runs.options import Options
 from stabdask.runs.parameters import parameter_values
 from stabdask.runs.receipts import read_receipts
-from stabdask.runs.store import array_checksum, open_store_field, read_spec, region
+from stabdask.runs.store import open_store_field, read_spec
 from stabdask.runs.verify_response import response_error, wrong_sums
 from stabdask.schema import Status
 
@@ -61,7 +62,8 @@ class VerifyReport:
     n_elements
         Elements of each cell that were compared.
     damaged_parameters
-        Of the copy of the ``field``, ``degradation`` and ``weight``, what is not that of the run.
+        Of the copy of the ``field``, ``degradation`` and ``weight``, what is not that of the run; and arrays whose
+        description, names or labels of cells that are not.
     n_responses
         Cells whose responses were compared with the dense inverse of their Jacobian: those with `response_status` 0.
     worst_response_error
@@ -111,6 +113,8 @@ class VerifyReport:
             lines.append(f"             annotations: {', '.join(self.damaged_annotations[:10])}")
         if self.damaged_parameters:
             lines.append(f"             parameters: {', '.join(self.damaged_parameters)}")
+        if self.damaged or self.damaged_annotations or self.damaged_parameters:
+            lines.append("             the run's own command with --repair (repair=True) makes these again")
         if self.note:
             lines.append(f"oracle       not used: {self.note}")
         else:
@@ -187,17 +191,11 @@ def verify(
     spec = read_spec(path)
     receipts = read_receipts(path, spec.fingerprint)
     group = open_group(path)
-    damaged = []
-    for number, receipt in sorted(receipts.items()):
-        for name, checksum in receipt.checksums.items():
-            try:
-                matches = array_checksum(group[name][region(spec, name, number)]) == checksum
-            except ConnectionError:  # a bucket that does not answer says nothing about what it holds
-                raise
-            except Exception:  # what a broken chunk raises depends on the codec it breaks in
-                matches = False
-            if not matches:
-                damaged.append((number, name))
+    damaged = [
+        (number, name)
+        for number, receipt in sorted(receipts.items())
+        for name in damaged_variables(path, group, spec, receipt)
+    ]
     note = ""
     limit = _LIMITS[spec.options.dtype]
     errors: dict[int, _Errors] = {}
@@ -257,7 +255,7 @@ def _damaged_parameters(path: str | Path, spec: RunSpec, group: Any) -> list[str
         return ["field"]
     if model.fingerprint != spec.field:
         return ["field"]
-    damaged = []
+    damaged = damaged_metadata(group, spec, model)
     for name, values_of in parameter_values(model, spec.options).items():
         try:
             same = np.array_equal(group[name][...], values_of(spec.models), equal_nan=True)

@@ -10,7 +10,7 @@ from stabdask.schema.variable import Variable
 
 __all__ = ["FORMAT_VERSION", "PARAMETER_ATTRS", "VARIABLES", "variable_table"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the store layout; raised whenever an older reader could misread a newer store."""
 
 _PER_TIME = "1/time"

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+from durable import OPTIONS, PARTITION, assert_same, bytes_of, flip, open_small, run_small
 
 import stabdask as sd
 from stabdask.errors import (
@@ -27,40 +27,8 @@ from stabdask.errors import (
 )
 from stabdask.runs import partition as partition_module
 from stabdask.runs import receipts as receipts_module
-from stabdask.runs.receipts import read_receipts, store_lock
+from stabdask.runs.receipts import store_lock
 from stabdask.runs.store import read_spec
-
-PARTITION = 50
-QUANTITIES = ["default", "participation", "sensitivity"]  # arrays of cells and sums by partition
-OPTIONS = {
-    "partition_cells": PARTITION,
-    "elements": [("g00", "g01"), ("g05", "g05")],
-    "quantities": QUANTITIES,
-    "progress": False,
-}
-
-
-def open_small(small) -> tuple[xr.Dataset, sd.Field]:
-    return sd.open_cells(small.atlas, layer="M_t", cluster_key="state"), sd.read_field(small.field)
-
-
-def run_small(small, store: Path, **options) -> sd.RunReport:
-    cells, field = open_small(small)
-    return sd.run(cells, field, store, **{"workers": 0, **OPTIONS, **options})
-
-
-def bytes_of(store: Path) -> dict[str, str]:
-    """Return a hash of every file of a store but receipts, whose times differ, and the lock."""
-    return {
-        str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and path.parent.name != "receipts"
-    }
-
-
-def checksums_of(store: Path) -> dict[int, dict[str, str]]:
-    spec = read_spec(store)
-    return {number: receipt.checksums for number, receipt in read_receipts(store, spec.fingerprint).items()}
 
 
 @pytest.fixture
@@ -69,12 +37,6 @@ def undisturbed(small, tmp_path: Path) -> Path:
     assert report.complete
     assert report.n_partitions == report.n_partitions_computed == 5
     return tmp_path / "undisturbed.zarr"
-
-
-def assert_same(store: Path, other: Path) -> None:
-    assert bytes_of(store) == bytes_of(other)
-    assert checksums_of(store) == checksums_of(other)
-    assert sd.status(store).complete
 
 
 def test_again_computes_nothing(small, undisturbed: Path) -> None:
@@ -209,48 +171,6 @@ sd.run(cells, sd.read_field({str(small.field)!r}), {str(store)!r}, workers=0, **
     assert_same(store, undisturbed)
 
 
-def command(small, store: Path, *more: str) -> list[str]:
-    return [
-        sys.executable, "-m", "stabdask.cli.main", "run", str(small.atlas), "--field", str(small.field),
-        "--layer", "M_t", "--cluster-key", "state", "--store", str(store), "--partition-cells", "5",
-        "--no-dashboard", "--quantities", ",".join(QUANTITIES), *more,
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("n_kills", [3, pytest.param(40, marks=pytest.mark.slow)])
-def test_client_killed_at_random_moments(small, tmp_path: Path, n_kills: int) -> None:
-    calm, store = tmp_path / "calm.zarr", tmp_path / "o.zarr"
-    subprocess.run(command(small, calm, "--workers", "0"), check=True, capture_output=True)
-    rng = np.random.default_rng(1)
-    done: set[int] = set()
-    for kill in range(n_kills):
-        workers = "2" if kill % 2 else "0"
-        process = subprocess.Popen(
-            command(small, store, "--workers", workers),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            process.wait(timeout=rng.uniform(1.0, 5.0))
-        except subprocess.TimeoutExpired:
-            # The whole tree half of the time, the client alone otherwise.
-            (os.killpg if kill % 4 < 2 else os.kill)(process.pid, signal.SIGKILL)
-            process.wait()
-        if store.exists():
-            receipts = read_receipts(store, read_spec(store).fingerprint)
-            assert done <= set(receipts), "a receipt was lost"
-            done = set(receipts)
-    deadline = time.monotonic() + 60
-    while store.exists() and sd.status(store).running and time.monotonic() < deadline:
-        time.sleep(0.2)
-    finished = subprocess.run(
-        command(small, store, "--workers", "0", "--json"), capture_output=True, text=True, check=True
-    )
-    assert json.loads(finished.stdout)["n_partitions_computed"] == 46 - len(done)
-    assert_same(store, calm)
-
-
 def test_interrupted_run_is_resumable(small, tmp_path: Path) -> None:
     store = tmp_path / "o.zarr"
 
@@ -262,54 +182,6 @@ def test_interrupted_run_is_resumable(small, tmp_path: Path) -> None:
         run_small(small, store, progress=interrupt)
     assert sd.status(store).n_partitions_done == 2
     assert run_small(small, store).n_partitions_computed == 3
-
-
-@pytest.mark.parametrize("in_background", [False, True])
-def test_sigterm_exits_130_and_resumes(small, tmp_path: Path, in_background: bool) -> None:
-    store = tmp_path / "o.zarr"
-    process = subprocess.Popen(
-        command(small, store, "--workers", "1"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # As a shell does for a job in the background.
-        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if in_background else None,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (store.exists() and sd.status(store).n_partitions_done):
-        time.sleep(0.02)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    if process.returncode == -signal.SIGTERM:  # it had finished, and was on its way out
-        assert sd.status(store).complete
-    elif process.returncode != 0:  # it may just have finished
-        assert process.returncode == 130, errors
-        assert "the same command resumes" in errors
-        assert "Traceback" not in errors
-    subprocess.run(command(small, store, "--workers", "0"), check=True, capture_output=True)
-    assert sd.status(store).complete
-
-
-def test_ctrl_c_in_a_terminal_reaches_all_and_only_the_client_speaks(small, tmp_path: Path) -> None:
-    store = tmp_path / "o.zarr"
-    process = subprocess.Popen(
-        command(small, store, "--workers", "1"),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (store.exists() and sd.status(store).n_partitions_done):
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    if process.returncode not in (0, -signal.SIGINT):  # it may just have finished
-        assert process.returncode == 130, errors
-        assert "the same command resumes" in errors
-        assert "Traceback" not in errors
-    subprocess.run(command(small, store, "--workers", "0"), check=True, capture_output=True)
-    assert sd.status(store).complete
 
 
 def test_leftovers_are_swept(small, undisturbed: Path, tmp_path: Path) -> None:
@@ -359,6 +231,148 @@ def test_changed_input_is_refused(small, undisturbed: Path) -> None:
         run_small(small, undisturbed)
 
 
+def test_time_and_size_of_a_file_that_is_compared_whole_do_not_matter(
+    small, tmp_path: Path, undisturbed: Path
+) -> None:
+    """Copied, touched, with clocks that differ, or with a column more: what is read of it is the same."""
+    import h5py
+
+    for when in (0, 2**31, 4_000_000_000):
+        os.utime(small.atlas, (when, when))
+        assert run_small(small, undisturbed).n_partitions_computed == 0
+    with h5py.File(small.atlas, "r+") as file:
+        file["uns"].create_dataset("note", data=np.arange(10_000))
+    assert run_small(small, undisturbed).n_partitions_computed == 0
+
+
+def test_times_in_a_store_do_not_matter(small, tmp_path: Path, undisturbed: Path) -> None:
+    """Receipts and chunks from the future or the past, as clocks of several machines make them."""
+    store = tmp_path / "o.zarr"
+    run_small(small, store, partitions=[0, 3])
+    for number, path in enumerate(sorted(store.rglob("*"))):
+        os.utime(path, (4_000_000_000, 4_000_000_000) if number % 2 else (1, 1))
+    assert run_small(small, store).n_partitions_computed == 3
+    assert_same(store, undisturbed)
+
+
+def test_time_of_a_large_atlas_counts_and_can_be_given_back(
+    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stabdask.runs.preflight._LOOK_BYTES", 0)
+    field, store = sd.read_field(small.field), tmp_path / "o.zarr"
+
+    def run() -> sd.RunReport:
+        cells = sd.open_cells(small.atlas, layer="M_t", cluster_key="state", block_cells=20)
+        return sd.run(cells, field, store, workers=0, **OPTIONS)
+
+    run()
+    copy = tmp_path / "copy.h5ad"
+    copy.write_bytes(small.atlas.read_bytes())
+    copy.rename(small.atlas)
+    with pytest.raises(StoreMismatchError, match=r"modified_ns is .* give its time back: touch") as caught:
+        run()
+    subprocess.run(str(caught.value).split("time back: ")[1], shell=True, check=True)
+    assert run().n_partitions_computed == 0
+    with small.atlas.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(StoreMismatchError, match=r"sources\[0\]\.bytes is ") as caught:
+        run()
+    assert "touch" not in str(caught.value)
+
+
+def test_a_partition_computed_by_two_processes_at_once(small, tmp_path: Path, undisturbed: Path) -> None:
+    """As when the workers of a scheduler that was killed go on: same bytes, no torn file."""
+    from stabdask.runs.job import prepare
+    from stabdask.runs.partition import make_task, run_partition
+
+    store = tmp_path / "o.zarr"
+    run_small(small, store, partitions=[0])
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import stabdask as sd
+from pathlib import Path
+from stabdask.runs.job import prepare
+from stabdask.runs.partition import make_task, run_partition
+options = {OPTIONS!r}
+options.pop("progress")
+cells = sd.open_cells({str(small.atlas)!r}, layer="M_t", cluster_key="state")
+job = prepare(cells, sd.read_field({str(small.field)!r}), **options)
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(5):
+    for number in range(1, 5):
+        run_partition(make_task(job, Path({str(store)!r}), number))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "ready\n"
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        cells, field = open_small(small)
+        job = prepare(cells, field, **{k: v for k, v in OPTIONS.items() if k != "progress"})
+        while other.poll() is None:
+            for number in range(1, 5):
+                run_partition(make_task(job, store, number))
+                # What readers see in the meantime is whole, whoever wrote it last.
+                ds = sd.open_results(store) if sd.status(store).complete else None
+                if ds is not None:
+                    assert np.isfinite(ds["spectral_abscissa"].values).all()
+        assert other.returncode == 0
+    assert_same(store, undisturbed)
+
+
+def test_a_store_is_on_disk_before_it_has_its_name(
+    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut leaves either no store or a whole one; of a partition, its data are there before its receipt."""
+    synced: set[str] = set()
+    original, renames = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        synced.add(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        original(descriptor)
+
+    def replace_path(self: Path, target: Path) -> Path:
+        missing = [path for path in self.rglob("*") if str(path) not in synced] if self.is_dir() else []
+        renames.append((str(self), [str(path) for path in missing]))
+        return real(self, target)
+
+    real = Path.rename
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", replace_path)
+    run_small(small, tmp_path / "o.zarr", partitions=[])
+    assert len(renames) == 2  # of the field, and of the store with it
+    assert not any(missing for _, missing in renames)
+    synced.clear()
+    run_small(small, tmp_path / "o.zarr", partitions=[1])
+    chunks = [path for path in (tmp_path / "o.zarr" / "eigenvalue").rglob("*") if path.name != "zarr.json"]
+    assert {str(path) for path in chunks} <= synced
+
+
+def test_what_a_killed_process_began_beside_a_store_is_swept(small, tmp_path: Path) -> None:
+    """But nothing that is in use, and nothing that only looks like it."""
+    from stabdask.files import new_directory, sweep_beside
+
+    store = tmp_path / "o.zarr"
+    dead = tmp_path / f".o.zarr.{'0' * 32}.tmp"
+    dead.mkdir()
+    (dead / "zarr.json").write_text("{")
+    keep = [tmp_path / ".o.zarr.backup.tmp", tmp_path / f".other.zarr.{'0' * 32}.tmp"]
+    for path in keep:
+        path.mkdir()
+    with new_directory(store) as made:
+        assert sweep_beside(store) == 1
+        assert made.exists()
+    assert not dead.exists()
+    dead.mkdir()
+    shutil.rmtree(store)
+    run_small(small, store)
+    assert not dead.exists()
+    assert all(path.exists() for path in keep)
+
+
 def test_changed_field_is_refused(small, undisturbed: Path) -> None:
     cells, field = open_small(small)
     clusters = dict(zip(field.clusters, field.parameters, strict=True))
@@ -393,12 +407,6 @@ def test_what_is_no_store_is_not_overwritten(small, tmp_path: Path, what: str) -
     with pytest.raises(StoreMismatchError, match="is not a stabdask store"):
         run_small(small, store)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
-
-
-def flip(path: Path, position: int = -1) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x10
-    path.write_bytes(bytes(data))
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
@@ -475,40 +483,6 @@ def test_newer_format_is_refused(undisturbed: Path) -> None:
     (undisturbed / "zarr.json").write_text(json.dumps(document))
     with pytest.raises(StoreMismatchError, match="store format 99"):
         sd.open_results(undisturbed)
-
-
-def test_full_disk_stops_cleanly_and_resumes(small, tmp_path: Path, undisturbed: Path) -> None:
-    """A file size limit makes writes fail as a full disk does."""
-    store = tmp_path / "o.zarr"
-    run_small(small, store, partitions=[0])
-    code = f"""
-import resource, signal, sys
-import stabdask as sd
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-cells = sd.open_cells({str(small.atlas)!r}, layer="M_t", cluster_key="state")
-field = sd.read_field({str(small.field)!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
-try:
-    sd.run(cells, field, {str(store)!r}, workers=0, **{OPTIONS!r})
-except sd.errors.OutputError as error:
-    sys.exit(str(error))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "File too large" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert sd.status(store).n_partitions_done == 1
-    run_small(small, store)
-    assert_same(store, undisturbed)
-
-
-def test_read_only_folder(small, tmp_path: Path) -> None:
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o500)
-    if os.access(locked, os.W_OK):
-        pytest.skip("this user writes read-only folders (root)")
-    with pytest.raises(OutputError, match="cannot be written"):
-        run_small(small, locked / "o.zarr")
 
 
 def test_store_below_a_file(small) -> None:
