@@ -25,6 +25,7 @@ from durable import QUANTITIES, assert_same, command, open_small, run_small
 from small_atlas import Small, make_small
 
 import stabdask as sd
+from stabdask.cli.main import main
 from stabdask.errors import RunFailedError, StabdaskError
 from stabdask.runs.receipts import is_locked
 
@@ -194,10 +195,13 @@ def _in_session(process: psutil.Process, session: int) -> bool:
     "n_kills", [pytest.param(1, id="plain"), pytest.param(12, marks=pytest.mark.slow, id="slow")]
 )
 def test_client_with_its_scheduler(
-    small, watch: Watch, n_kills: int, whole_tree: bool, capsys: pytest.CaptureFixture[str]
+    small, watch: Watch, tmp_path: Path, n_kills: int, whole_tree: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if n_kills == 1 and whole_tree:
         pytest.skip("one of the two is enough for the plain suite")
+    # The command line records its request in a store.
+    watch.calm = tmp_path / "calm.zarr"
+    assert main(command(small, watch.calm, "--workers", "0", "--quiet")[3:]) == 0
     rng = np.random.default_rng(3 + whole_tree)
     while watch.n_kills < n_kills:
         process = start(small, watch.store)
