@@ -468,3 +468,19 @@ def test_a_refusal_travels_with_the_address_of_the_worker() -> None:
     copied = pickle.loads(pickle.dumps(error))
     assert (str(copied), copied.worker) == ("no", "tcp://127.0.0.1:1")
     assert UnfitWorkerError("no").worker == ""
+
+
+def test_a_script_that_every_worker_imports_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from stabdask.clusters import local_client\n"
+        "with local_client(n_workers=1, memory_limit=None, dashboard=False):\n"
+        "    raise SystemExit('workers started')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=200
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("stabdask.errors.ClusterError: the worker processes did not start")
+    assert "if __name__ == '__main__':" in last
+    assert "UsageError: a worker process that imports this script" in done.stderr

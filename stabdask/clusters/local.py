@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stabdask.clusters.dashboard import dashboard_address
 from stabdask.clusters.security import is_loopback, temporary_security
 from stabdask.clusters.settings import SETTINGS, worker_environment
-from stabdask.errors import BackendUnavailableError
+from stabdask.errors import BackendUnavailableError, ClusterError, UsageError
 from stabdask.kernels.device import GPU_INSTALL_HINT, Gpu, import_problem, require_gpus
 
 if TYPE_CHECKING:
@@ -104,18 +104,52 @@ def local_client(
         this cluster, made for it, can connect.
     adaptive
         Fewest and most workers, started and ended as there is work, in place of `n_workers`.
+
+    Raises
+    ------
+    UsageError
+        In a worker process, which imports the script that starts it.
+    ClusterError
+        If the worker processes do not start.
     """
     import dask
     from distributed import Client, LocalCluster
 
+    _refuse_while_imported()
     how = _listening(memory_limit, dashboard, host)
     with dask.config.set(SETTINGS | (_EARLY if _started_early else {})):
-        cluster = LocalCluster(n_workers=adaptive[0] if adaptive else n_workers, processes=True, **how)
+        try:
+            cluster = LocalCluster(n_workers=adaptive[0] if adaptive else n_workers, processes=True, **how)
+        except RuntimeError as error:  # of its nannies
+            raise ClusterError(f"the worker processes did not start ({error}); {_GUARD}") from error
         with cluster, Client(cluster) as client:
             if adaptive is not None:
                 cluster.adapt(minimum=adaptive[0], maximum=adaptive[1])
             client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
             yield client
+
+
+_GUARD = (
+    "in a script, put what starts them under if __name__ == '__main__':, because each imports the script; "
+    "workers=0 computes in one process"
+)
+
+
+def _refuse_while_imported() -> None:
+    """Raise in a process that is being started and imports the main module for that, as it would start others.
+
+    Raises
+    ------
+    UsageError
+        If this is one.
+    """
+    import multiprocessing
+
+    # What multiprocessing itself goes by.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UsageError(
+            f"a worker process that imports this script would start workers of its own; {_GUARD}"
+        )
 
 
 _LEFT_TO_THE_CLIENT = (signal.SIGINT, signal.SIGHUP)
