@@ -420,8 +420,13 @@ def test_files_that_workers_do_not_see(client: Any, tmp_path: Path, monkeypatch:
     ):
         check_paths(client, tmp_path, ["/nowhere.h5ad"])
     monkeypatch.setattr(checks, "_VISIBLE_S", 0.1)
-    # As on hosts that mount something else there.
-    monkeypatch.setattr(checks, "_look", _look_elsewhere)
+
+    async def look_elsewhere(probe: str, *_: Any) -> str:  # as on hosts that mount something else there
+        from stabdask.clusters.checks import _look
+
+        return await _look(probe.replace("/.probe", "/elsewhere/.probe"), "", [], 0.1)
+
+    monkeypatch.setattr(checks, "_look", look_elsewhere)
     with pytest.raises(
         UnfitWorkerError, match=r"does not see the store at .*Expected store and atlas at the same paths"
     ):
@@ -429,8 +434,21 @@ def test_files_that_workers_do_not_see(client: Any, tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
-async def _look_elsewhere(probe: str, *_: Any) -> str:
-    return await checks._look(probe.replace("/.probe", "/elsewhere/.probe"), "", [], 0.1)
+def test_a_worker_that_ends_while_it_is_asked_is_passed_over() -> None:
+    class Answers:
+        def __init__(self, answer: Any) -> None:
+            self.answer = answer
+
+        def run(self, *_: Any, on_error: str) -> dict[str, Any]:
+            assert on_error == "return"
+            return {"tcp://1": "", "tcp://2": self.answer}
+
+    asked: Any = Answers(ConnectionResetError("gone"))
+    check_paths(asked, None, [])
+    with pytest.raises(UnfitWorkerError, match="tcp://2 does not see it"):
+        check_paths(Answers("does not see it"), None, [])  # type: ignore[arg-type]
+    with pytest.raises(KeyError, match="broken"):
+        check_paths(Answers(KeyError("broken")), None, [])  # type: ignore[arg-type]
 
 
 def test_a_worker_that_joins_with_another_version_is_dismissed(
@@ -438,8 +456,15 @@ def test_a_worker_that_joins_with_another_version_is_dismissed(
 ) -> None:
     """Last of those that share the cluster, which is smaller then."""
     cells, field = job(small)
+
+    def lie() -> None:
+        from stabdask.runs import partition
+
+        ours = partition.essential_versions()
+        partition.essential_versions = lambda: {**ours, "stabdask": "0.0.1"}
+
     liar, honest = sorted(client.nthreads())
-    client.run(_lie, workers=[liar])
+    client.run(lie, workers=[liar])
     report = sd.run(cells, field, tmp_path / "out.zarr", client=client, partition_cells=20, progress=False)
     assert report.complete
     assert set(client.nthreads()) & {liar, honest} == {honest}
@@ -448,18 +473,11 @@ def test_a_worker_that_joins_with_another_version_is_dismissed(
     others = [address for address in client.nthreads() if address != honest]
     if others:
         client.retire_workers(others)
-    client.run(_lie)
+    client.run(lie)
     with pytest.raises(
         UnfitWorkerError, match=r"has stabdask 0\.0\.1, this process .*it joined after the others"
     ):
         sd.run(cells, field, tmp_path / "o.zarr", client=client, partition_cells=20, progress=False)
-
-
-def _lie() -> None:
-    from stabdask.runs import partition
-
-    ours = partition.essential_versions()
-    partition.essential_versions = lambda: {**ours, "stabdask": "0.0.1"}
 
 
 def test_a_refusal_travels_with_the_address_of_the_worker() -> None:

@@ -111,7 +111,7 @@ def check_versions(client: Client) -> None:
     """
     ours = essential_versions()
     found: Any = client.get_versions(check=False, packages=[*_SAME, "numpy", "scipy"])
-    hosts = client.run(socket.gethostname)
+    hosts = _answers(client, socket.gethostname)
     problems = version_problems(_packages(found["scheduler"]), ours, "the scheduler", _SCHEDULER_NEEDS)
     numerics = set()
     for address, answer in found["workers"].items():
@@ -135,6 +135,18 @@ def check_versions(client: Client) -> None:
             StabdaskWarning,
             stacklevel=2,
         )
+
+
+def _answers(client: Client, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Return what `function` returns on every worker; of those that end meanwhile, nothing.
+
+    One that comes in their place is looked at when it is given a partition.
+    """
+    found = client.run(function, *arguments, on_error="return")
+    for answer in found.values():
+        if isinstance(answer, BaseException) and not isinstance(answer, OSError):
+            raise answer
+    return {address: answer for address, answer in found.items() if not isinstance(answer, OSError)}
 
 
 def _packages(answer: Any) -> dict[str, str | None]:
@@ -161,7 +173,7 @@ def check_paths(client: Client, folder: Path | None, inputs: Iterable[str]) -> N
     try:
         if probe is not None:
             probe.write_text(token)
-        answers = client.run(_look, probe and str(probe), token, list(inputs), _VISIBLE_S)
+        answers = _answers(client, _look, probe and str(probe), token, list(inputs), _VISIBLE_S)
     finally:
         if probe is not None:
             probe.unlink(missing_ok=True)
