@@ -15,6 +15,7 @@ from stabdask.kernels.machine import cpu_count
 from stabdask.runs.estimates import rehearse
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.sizing import block_bytes, output_bytes, sums_bytes, task_bytes
+from stabdask.runs.store import count_files
 from stabdask.sizes import format_bytes, parse_memory
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ _WORKER_BYTES = 240 * 2**20
 """Resident memory of an idle worker with everything imported, and of its share of helper processes."""
 _GPU_WORKER_BYTES = 700 * 2**20
 """The same with CuPy, dask-cuda and a CUDA context: an estimate that no machine with a GPU has confirmed."""
-_SIZED_FILES = 2
+_FILES_BESIDE = 60
+"""Names, labels, parameters and the copy of the field, two or so each."""
 _START_S = 3.0
 """From the command line to the first partition, and from the last to the report."""
 
@@ -62,7 +64,7 @@ class Plan:
     stored_bytes
         Estimated size of the store, from compressing the results of a few cells; None without a look at the time.
     n_files
-        Files the store will hold.
+        Files the store will hold, within a few tens.
     seconds
         Estimated wall time, from reading, computing and compressing a few cells of this atlas now.
     backend
@@ -250,8 +252,7 @@ def plan_job(
         input_bytes=int(job.expression.nbytes),
         output_bytes=stored,
         stored_bytes=None if cell is None else int(cell.stored_bytes * spec.n_cells) + annotations,
-        n_files=spec.n_partitions * (len(spec.options.variables()) + 1)
-        + len(spec.options.variables()) * _SIZED_FILES,
+        n_files=count_files(spec, field) + _FILES_BESIDE,
         seconds=math.nan if cell is None else cell.seconds * spec.n_cells / at_once + _START_S,
         backend=spec.options.backend,
         space=field.space,

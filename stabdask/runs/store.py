@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
@@ -42,6 +43,7 @@ from stabdask.schema import FORMAT_VERSION, VARIABLES
 __all__ = [
     "array_checksum",
     "chunk_files",
+    "count_files",
     "create_arrays",
     "create_store",
     "field_path",
@@ -215,14 +217,6 @@ def create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
         spec.options, field, spec.n_cells, n_labels=len(spec.labels), n_partitions=spec.n_partitions
     )
     for name, dtype in variable_dtypes(spec).items():
-        shape = shapes[name]
-        row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        if VARIABLES[name].per_partition:
-            labels = shape[1] if row_bytes <= _SUMS_CHUNK_BYTES else 1
-            chunks = (1, max(1, labels), *(max(1, n) for n in shape[2:]))
-        else:
-            rows = chunk_cells(spec.partition_cells, row_bytes)
-            chunks = (rows, *(max(1, n) for n in shape[1:]))
         # Byte shuffling is what makes numbers that all differ compressible. Spectra are not such: imaginary parts
         # of zero, repeated values and NaN past the end make them smaller and quicker to write as they are. LZ4
         # takes a third of the time of Zstandard.
@@ -230,9 +224,9 @@ def create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
         codec = BloscCodec(cname="lz4", clevel=5, shuffle=shuffle, typesize=dtype.itemsize)
         group.create_array(
             name,
-            shape=shape,
+            shape=shapes[name],
             dtype=dtype,
-            chunks=chunks,
+            chunks=_chunk_shape(spec, name, shapes[name]),
             fill_value=VARIABLES[name].fill,
             # Blosc takes the length of a chunk from the chunk itself: of one cut short it reads what lies in memory
             # behind it. The checksum lets no reader, of whatever library, make numbers of a damaged chunk.
@@ -240,6 +234,27 @@ def create_arrays(group: Any, spec: RunSpec, field: Field) -> None:
             dimension_names=VARIABLES[name].dims,
             attributes=dict(VARIABLES[name].attrs),
         )
+
+
+def _chunk_shape(spec: RunSpec, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the chunks of a variable, each of which belongs to one partition."""
+    row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * VARIABLES[name].dtype(spec.options.dtype).itemsize
+    if VARIABLES[name].per_partition:
+        labels = shape[1] if row_bytes <= _SUMS_CHUNK_BYTES else 1
+        return (1, max(1, labels), *(max(1, n) for n in shape[2:]))
+    return (chunk_cells(spec.partition_cells, row_bytes), *(max(1, n) for n in shape[1:]))
+
+
+def count_files(spec: RunSpec, field: Field) -> int:
+    """Return how many files the results of a run take: chunks, descriptions of arrays, and receipts."""
+    shapes = output_shapes(
+        spec.options, field, spec.n_cells, n_labels=len(spec.labels), n_partitions=spec.n_partitions
+    )
+    n_files = spec.n_partitions
+    for name, shape in shapes.items():
+        chunks = _chunk_shape(spec, name, shape)
+        n_files += 1 + math.prod(-(-n // size) for n, size in zip(shape, chunks, strict=True))
+    return n_files
 
 
 def open_store_field(path: str | Path | Place) -> Field:

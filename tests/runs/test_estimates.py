@@ -36,6 +36,7 @@ def test_the_size_of_the_store(tmp_path: Path, quantities: list[str]) -> None:
     assert plan.stored_bytes is not None
     assert 0.8 * chunks < plan.stored_bytes < 1.2 * chunks
     assert plan.stored_bytes < plan.output_bytes
+    assert abs(plan.n_files - sum(path.is_file() for path in store.rglob("*"))) < 40
 
 
 def test_more_cells_until_it_takes_long_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
