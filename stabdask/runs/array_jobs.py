@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +99,7 @@ def finalize(store: str | Path, *, lock: bool = True) -> RunReport:
     begin = time.monotonic()
     path = place_of(store)
     spec = read_spec(path)
-    with store_lock(path) if lock else nullcontext():
+    with store_lock(path, lock=lock):
         receipts = read_receipts(path, spec.fingerprint)
         if lock:
             sweep_leftovers(path)

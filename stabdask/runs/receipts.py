@@ -225,7 +225,9 @@ def total_status(receipts: dict[int, Receipt]) -> dict[int, int]:
 
 
 @contextmanager
-def store_lock(store: str | Path | Place, *, shared: bool = False) -> Iterator[Callable[[], None]]:
+def store_lock(
+    store: str | Path | Place, *, shared: bool = False, lock: bool = True
+) -> Iterator[Callable[[], None]]:
     """Hold the lock of a store, and give a check that raises once it is lost.
 
     It goes with the process that holds it: on a disk at once (flock), in a bucket after a while (see
@@ -238,6 +240,8 @@ def store_lock(store: str | Path | Place, *, shared: bool = False) -> Iterator[C
     shared
         Hold it together with others who share it, as array tasks do that compute some partitions each; a run over all
         partitions, which also sweeps what killed writers left, holds it alone.
+    lock
+        False where the caller said that nothing else writes to the store: then nothing is held.
 
     Raises
     ------
@@ -246,6 +250,9 @@ def store_lock(store: str | Path | Place, *, shared: bool = False) -> Iterator[C
     OutputError
         If it cannot be written, or the file system has no locks.
     """
+    if not lock:
+        yield _keep
+        return
     place = place_of(store) / _FOLDER / "lock"
     if place.local is None:
         from stabdask.files.leases import held
@@ -278,7 +285,7 @@ def store_lock(store: str | Path | Place, *, shared: bool = False) -> Iterator[C
 
 
 def _keep() -> None:
-    """Do nothing: flock is not lost."""
+    """Do nothing: flock, and what is not held, cannot be lost."""
 
 
 def _acquire(descriptor: int, kind: int, store: str | Path | Place) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +130,7 @@ def repair_attributes(
             f"{damage.args[0].split('; run')[0]}, and its receipts, which could say which run it belongs to, {said}. "
             "Nothing was changed: repeat the run it belongs to, or remove it and run the same command again"
         ) from damage
-    with store_lock(path) if lock else nullcontext():
+    with store_lock(path, lock=lock):
         document = {"attributes": store_attributes(job.spec, request), "zarr_format": 3, "node_type": "group"}
         # As Zarr writes it.
         write_atomically(path / "zarr.json", json.dumps(document, indent=2).encode())

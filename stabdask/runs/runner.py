@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +168,7 @@ def run_job(
     rewritten = make_or_match(path, job, request, repair=repair, lock=lock)
     show = ProgressWriter() if progress is True else (progress or None)
     found = None
-    with store_lock(path, shared=shared) if lock else nullcontext(_unlocked) as check_lock:
+    with store_lock(path, shared=shared, lock=lock) as check_lock:
         sweeps = lock and not shared
         if sweeps:
             sweep_leftovers(path)
@@ -228,10 +227,6 @@ def finished_partitions(
         return None
     _match(path, job)
     return len(read_receipts(path, job.spec.fingerprint))
-
-
-def _unlocked() -> None:
-    """Do nothing: what is not held cannot be lost."""
 
 
 def with_recorded_backend(options: dict[str, Any], path: Place, *, repair: bool = False) -> dict[str, Any]:
