@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import anndata
@@ -16,6 +17,7 @@ os.environ["PYTHONSAFEPATH"] = "1"
 from small_atlas import Small, make_small
 
 import stabdask as sd
+from stabdask.kernels import lanes
 
 settings.register_profile("stabdask", deadline=None, derandomize=True, database=None)
 settings.load_profile("stabdask")
@@ -35,3 +37,14 @@ def fitted(tmp_path: Path) -> Small:
 def small(tmp_path: Path) -> Small:
     """Give a small atlas on disk with its field."""
     return make_small(tmp_path)
+
+
+@pytest.fixture(scope="module", params=["numpy", *lanes.instruction_sets()])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """By NumPy, as without a compiler, and by every compiled variant that runs here."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(lanes, "available", lambda: False)
+        else:
+            patch.setattr(lanes, "instruction_set", lambda: request.param)
+        yield request.param

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from stabdask.atlas.alignment import axis_columns, cluster_models
 from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
 from stabdask.fields.base import Array, Field
+from stabdask.fields.by_cluster import by_cluster
 from stabdask.kernels.threads import single_threaded_blas
 
 if TYPE_CHECKING:
@@ -76,12 +77,8 @@ def _block_speeds(
 ) -> Array:
     speeds = np.full(len(block), np.nan)
     with single_threaded_blas():
-        for cluster in np.unique(numbers[numbers >= 0]):
-            rows = np.flatnonzero(numbers == cluster)
-            x = block[rows] if columns is None else block[rows][:, columns]
-            finite = np.isfinite(x).all(axis=1)
-            rows, x = rows[finite], x[finite]
-            if len(rows):
-                field.check_expression(x, int(cluster), names[rows])
-                speeds[rows] = field.linearize(x, int(cluster)).speed()
+        for some in by_cluster(block, numbers, columns):
+            if len(some.rows):
+                field.check_expression(some.x, some.cluster, names[some.rows])
+                speeds[some.rows] = field.linearize(some.x, some.cluster).speed()
     return speeds

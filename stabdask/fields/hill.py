@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from stabdask.kernels import lanes
 
 __all__ = ["HillParameters"]
 
@@ -82,6 +85,8 @@ class HillParameters:
         activation, slope
             ``(cell, gene)`` each; the slope in units of 1/expression.
         """
+        if isinstance(x, np.ndarray) and lanes.available():
+            return lanes.hill(x, self._compiled, _NEAR)[:2]
         # Without a second component the parameters are those of the gene, whatever the cell.
         k, n = self.branch(x) if (self.mix < 1).any() else (self.threshold, self.exponent)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -103,6 +108,33 @@ class HillParameters:
             slope /= positive
             at_zero = np.where(n > 1, 0.0, np.where(n == 1, 1.0 / k, np.inf))
         return activation, np.where(none, at_zero, slope)
+
+    def evaluate_and_count(self, x: Array) -> tuple[Array, Array, npt.NDArray[np.intp]]:
+        """Return what `evaluate` does, and of each cell how many genes are where `near_switch` is true, ``(cell,)``."""
+        if isinstance(x, np.ndarray) and lanes.available():
+            activation, slope, near = lanes.hill(x, self._compiled, _NEAR)
+            return activation, slope, near.astype(np.intp, copy=False)
+        return *self.evaluate(x), self.near_switch(x).sum(axis=1)
+
+    @cached_property
+    def _compiled(self) -> Array:
+        """The parameters as `stabdask.kernels.lanes.hill` takes them."""
+        two = self.mix < 1
+        with np.errstate(divide="ignore"):
+            at_zero = [
+                np.where(n > 1, 0.0, np.where(n == 1, 1.0 / k, np.inf))
+                for k, n in ((self.threshold, self.exponent), (self.threshold2, self.exponent2))
+            ]
+            logs = np.log(self.threshold), np.log(self.threshold2)
+        switches = two & (self.threshold != self.threshold2)
+        rows = (
+            *(self.threshold, np.where(two, self.threshold2, np.nan)),
+            *logs,
+            *(self.exponent, self.exponent2),
+            *at_zero,
+            np.where(switches, 0.5 * (self.threshold + self.threshold2), np.nan),
+        )
+        return np.stack(rows)
 
     def infinite_slope_at_zero(self) -> npt.NDArray[np.bool_]:
         """Return, per gene, whether the slope is infinite for a cell with no expression of it."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from stabdask.fields.base import Array, Index, Linearization
 from stabdask.fields.hopfield_model import ClusterModel
 from stabdask.fields.hopfield_response import block_response
+from stabdask.kernels import lanes
 from stabdask.kernels.arrays import XArray, array_module, to_host
 from stabdask.kernels.eig import EigResult, Vectors
 from stabdask.kernels.scaled import active_members, eig_scaled, gather_cores
@@ -43,9 +44,8 @@ class HopfieldLinearization(Linearization):
         self._here = here = model if on_device is None else on_device
         self._x = x
         self._xp = array_module(x)
-        expression = x[:, here.regulators].astype(np.float64)
-        self._activation, self._slope = here.hill.evaluate(expression)
-        self._near = here.hill.near_switch(expression)
+        expression = x.take(here.regulators, axis=1).astype(np.float64)
+        self._activation, self._slope, self._near = here.hill.evaluate_and_count(expression)
         self._own_here = self._slope != 0
         self._own = to_host(self._own_here)
         self.active = np.zeros((len(x), model.n_union), dtype=bool)
@@ -242,7 +242,11 @@ class HopfieldLinearization(Linearization):
         """
         model, here, slope = self._model, self._here, self._slope
         squares = self._driven_squares
-        crossed = to_host(self._xp.einsum("cj,cj->c", slope @ here.symmetric, slope))
+        if here.mutual_pairs is None:
+            crossed = to_host(self._xp.einsum("cj,cj->c", slope @ here.symmetric, slope))
+        else:
+            rows, columns, products = here.mutual_pairs
+            crossed = (slope.take(rows, axis=1) * slope.take(columns, axis=1)) @ products
         difference = squares - crossed
         out: Array = np.sqrt(0.5 * np.maximum(difference, 0.0))
         for cell in np.flatnonzero(difference < _CANCELLATION * squares):
@@ -343,6 +347,9 @@ class HopfieldLinearization(Linearization):
 
     def speed(self) -> Array:
         """Return |W phi - gamma x + I|."""
+        here = self._here
+        if self._xp is np and here.has_sparse_drive and lanes.available():
+            return lanes.speeds(self._x, self._activation, here.drive, here.gamma, here.bias)
         xp, speed = self._xp, np.empty(len(self._x))
         step = _SPEED_CELLS if xp is np else max(1, len(speed))
         for first in range(0, len(speed), step):
@@ -428,4 +435,4 @@ class HopfieldLinearization(Linearization):
 
     def near_switch_count(self) -> npt.NDArray[np.intp]:
         """Count regulators at a switch of their activation."""
-        return to_host(self._near.sum(axis=1)).astype(np.intp)
+        return to_host(self._near).astype(np.intp, copy=False)

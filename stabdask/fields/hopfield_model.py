@@ -22,15 +22,6 @@ _SPARSE = 0.15
 """Below this share of entries that are not zero, a sparse product is quicker than a dense one."""
 
 
-def _sparse_or_dense(weights: npt.NDArray[np.floating[Any]]) -> Any:
-    import scipy.sparse
-
-    share = np.count_nonzero(weights) / max(1, weights.size)
-    return (
-        scipy.sparse.csr_array(weights, dtype=np.float64) if share < _SPARSE else weights.astype(np.float64)
-    )
-
-
 @dataclass(frozen=True)
 class ClusterModel:
     """What one cluster's parameters imply for every cell of it.
@@ -105,8 +96,32 @@ class ClusterModel:
     @cached_property
     def drive(self) -> Any:
         """W for products: on the host in double precision, sparse where most of it is zero."""
+        if self.has_sparse_drive:
+            import scipy.sparse
+
+            return scipy.sparse.csr_array(self.weights, dtype=np.float64)
         # On a GPU a second W in double precision would take twice the memory; products widen this one as they go.
-        return _sparse_or_dense(self.weights) if isinstance(self.weights, np.ndarray) else self.weights
+        return self.weights.astype(np.float64) if isinstance(self.weights, np.ndarray) else self.weights
+
+    @cached_property
+    def has_sparse_drive(self) -> bool:
+        """Whether `drive` is a sparse array by rows."""
+        if not isinstance(self.weights, np.ndarray):
+            return False
+        return bool(np.count_nonzero(self.weights) < _SPARSE * max(1, self.weights.size))
+
+    @cached_property
+    def mutual_pairs(self) -> tuple[Index, Index, Array] | None:
+        """Where `symmetric` is not zero, on and above its diagonal: rows, columns and entries, halves counted twice.
+
+        None where these are so many that a product with the whole matrix is quicker.
+        """
+        if not isinstance(self.symmetric, np.ndarray):
+            return None
+        rows, columns = np.nonzero(np.triu(self.symmetric))
+        if len(rows) > len(self.symmetric):
+            return None
+        return rows, columns, np.where(rows == columns, 1.0, 2.0) * self.symmetric[rows, columns]
 
     @cached_property
     def absolute_drive(self) -> Any:

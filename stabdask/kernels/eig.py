@@ -110,12 +110,10 @@ def backend_parts(backend: str) -> tuple[str, int | None]:
 
 
 def kernel_name(backend: str) -> str:
-    """Return what decides the last bits of results of `backend` in this process: instruction set or GPU, or its name.
+    """Return what decides the last bits of results of `backend` in this process: its instruction set or GPU.
 
-    Examples
-    --------
-    >>> kernel_name("lapack")
-    'lapack'
+    With LAPACK, activations and speeds are those of the compiled variant all the same, where there is one:
+    ``"lapack, avx512"``.
     """
     name, _ = backend_parts(backend)
     if name == "cuda":
@@ -123,7 +121,9 @@ def kernel_name(backend: str) -> str:
 
         gpu = current_gpu()
         return f"{gpu.name} ({gpu.arch})"
-    return lanes.instruction_set() if name == "lanes" else name
+    if name == "lanes":
+        return lanes.instruction_set()
+    return f"{name}, {lanes.instruction_set()}" if lanes.available() else name
 
 
 def eig(

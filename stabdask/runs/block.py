@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.fields.base import Field, Index, Linearization
+from stabdask.fields.by_cluster import by_cluster
 from stabdask.kernels.arrays import XArray, to_host
 from stabdask.kernels.threads import single_threaded_blas
 from stabdask.runs.between import BETWEEN, write_between
@@ -37,7 +38,6 @@ __all__ = [
     "SKIPPED",
     "BlockTimes",
     "compute_block",
-    "finite_rows",
 ]
 
 NO_LABEL, SKIPPED = -1, -2
@@ -129,22 +129,16 @@ def compute_block(
         times=times,
     )
     with single_threaded_blas():
-        for cluster in np.unique(codes[codes >= 0]):
-            rows = np.flatnonzero(codes == cluster)
-            x = _take(pieces, rows)
-            if columns is not None:
-                x = x[:, columns]
-            finite = finite_rows(x)
-            out["status"][rows[~finite]] = Status.NON_FINITE_INPUT
-            if not finite.all():
-                rows, x = rows[finite], x[finite]
-            if not len(rows):
+        for some in by_cluster(pieces, codes, columns):
+            out["status"][some.not_finite] = Status.NON_FINITE_INPUT
+            if not len(some.rows):
                 continue
-            field.check_expression(x, int(cluster), names[rows])
+            field.check_expression(some.x, some.cluster, names[some.rows])
+            compute_some = partial(compute, cluster=some.cluster)
             if options.on_gpu and field.on_gpu:
-                _in_gpu_batches(x, rows, field, options, partial(compute, cluster=int(cluster)), out)
+                _in_gpu_batches(some.x, some.rows, field, options, compute_some, out)
             else:
-                compute(x, rows, cluster=int(cluster))
+                compute_some(some.x, some.rows)
     return out
 
 
@@ -210,28 +204,6 @@ def _all_or_nothing(compute: Callable[[], None], out: dict[str, npt.NDArray[Any]
         for name, values in before.items():
             out[name][...] = values
         raise
-
-
-def _take(pieces: Sequence[npt.NDArray[Any]], rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """Return ascending `rows` of pieces that follow one another; joining all of them first would be a copy more."""
-    if len(pieces) == 1:
-        return pieces[0].take(rows, axis=0)
-    x = np.empty((len(rows), pieces[0].shape[1]), dtype=np.result_type(*pieces))
-    starts = np.cumsum([0, *(len(piece) for piece in pieces)])
-    cuts = np.searchsorted(rows, starts)
-    for piece, start, first, last in zip(pieces, starts, cuts, cuts[1:], strict=False):
-        # The rows are there; "clip" spares a buffer.
-        piece.take(rows[first:last] - start, axis=0, out=x[first:last], mode="clip")
-    return x
-
-
-def finite_rows(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return which rows of `x` hold no NaN and no infinity, without a temporary of its size."""
-    if not x.shape[1]:
-        return np.ones(len(x), dtype=bool)
-    # NaN goes through both minimum and maximum; infinities are one of them.
-    finite: npt.NDArray[np.bool_] = np.isfinite(x.min(axis=1)) & np.isfinite(x.max(axis=1))
-    return finite
 
 
 def _compute_cluster(

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from stabdask.analysis.knockouts import Knockouts, predict_shifts, solve_knockouts
 from stabdask.fields.base import Field, Index, Linearization
+from stabdask.fields.by_cluster import by_cluster
 from stabdask.kernels.threads import single_threaded_blas
-from stabdask.runs.block import SKIPPED, finite_rows
+from stabdask.runs.block import SKIPPED
 from stabdask.runs.knockout_results import empty_knockouts
 from stabdask.schema import Status
 
@@ -186,17 +187,10 @@ def _clusters(
     block: npt.NDArray[Any], some: _Cells, field: Field, work: _Work
 ) -> Iterator[tuple[int, Index, Linearization]]:
     """Yield the number of each cluster of a block, its finite cells, and their linearization."""
-    codes = some.model_codes
-    for cluster in np.unique(codes[codes >= 0]):
-        rows = np.flatnonzero(codes == cluster)
-        x = block[rows]
-        if work.columns is not None:
-            x = x[:, work.columns]
-        finite = finite_rows(x)
-        rows, x = rows[finite], x[finite]
-        if len(rows):
-            field.check_expression(x, int(cluster), some.names[rows])
-            yield int(cluster), rows, field.linearize(x, int(cluster), dtype=work.dtype)
+    for part in by_cluster(block, some.model_codes, work.columns):
+        if len(part.rows):
+            field.check_expression(part.x, part.cluster, some.names[part.rows])
+            yield part.cluster, part.rows, field.linearize(part.x, part.cluster, dtype=work.dtype)
 
 
 def _add(sums: Array, shifts: Array, labels: npt.NDArray[np.int32]) -> None:

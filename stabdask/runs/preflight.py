@@ -17,7 +17,7 @@ import numpy.typing as npt
 from stabdask.atlas.cells import cell_names, cell_state
 from stabdask.errors import InputError
 from stabdask.fields.base import Field
-from stabdask.runs.block import finite_rows
+from stabdask.fields.by_cluster import by_cluster
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -109,13 +109,9 @@ def _check_block(
     columns: npt.NDArray[np.intp] | None,
 ) -> None:
     codes = model_codes[start : start + len(block)]
-    for cluster in np.unique(codes[codes >= 0]):
-        rows = np.flatnonzero(codes == cluster)
-        x = block[rows] if columns is None else block[rows][:, columns]
-        finite = finite_rows(x)
-        rows, x = rows[finite], x[finite]
-        if len(rows):
-            field.check_expression(x, int(cluster), names[start + rows])
+    for some in by_cluster(block, codes, columns):
+        if len(some.rows):
+            field.check_expression(some.x, some.cluster, names[start + some.rows])
 
 
 def _spread(chunks: tuple[int, ...], row_bytes: int) -> npt.NDArray[np.intp]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from stabdask.fields.base import Index, Linearization
 from stabdask.kernels.arrays import XArray, to_host
+from stabdask.kernels.spectrum import spectrum_sums
 from stabdask.schema import Status
 
 __all__ = [
@@ -22,6 +23,10 @@ __all__ = [
 
 TOP = 3
 """Leading eigenvalues that scalars need: a conjugate pair and what follows it."""
+
+_OF_ALL = {"unstable_count", "stable_count", "henrici", "logabsdet", "det_sign"}
+_SOLVED = np.isin(np.arange(256), (Status.OK, Status.INACCURATE, Status.DEFECTIVE))
+"""By status: whether a cell with it has a spectrum."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -42,36 +47,16 @@ def write_core_scalars(rows: Index, sizes: Index, values: XArray, tolerance: flo
     out
         Henrici's departure gets the sum of squares for the time being.
     """
-    if "unstable_count" in out:
-        out["unstable_count"][rows] = to_host((values.real > tolerance).sum(axis=1))
-    if "stable_count" in out:
-        out["stable_count"][rows] = to_host((values.real < -tolerance).sum(axis=1))
-    if not {"henrici", "logabsdet", "det_sign"} & out.keys():
+    if not _OF_ALL & out.keys():
         return
-    found = to_host(values)
-    real, imag = found.real.astype(np.float64), found.imag.astype(np.float64)
-    there = ~np.isnan(real)
-    complete = there.sum(axis=1) == sizes
-    with np.errstate(over="ignore"):
-        squares = real * real
-        squares += imag * imag
-    if "henrici" in out:
-        sums = np.where(there, squares, 0.0).sum(axis=1)
-        out["henrici"][rows] = np.where(complete, sums, np.nan)
-    if "logabsdet" in out:
-        squares[~there] = 1.0
-        extreme = (squares == 0) | np.isinf(squares)
-        with np.errstate(divide="ignore"):
-            logs = 0.5 * np.log(squares)
-            if extreme.any():
-                logs[extreme] = np.log(np.hypot(real[extreme], imag[extreme]))
-        out["logabsdet"][rows] = np.where(complete, logs.sum(axis=1), np.nan)
-    if "det_sign" in out:
-        # Complex eigenvalues come in pairs, whose product is positive.
-        negative = ((real < 0) & (imag == 0)).sum(axis=1)
-        vanishes = ((real == 0) & (imag == 0)).any(axis=1)
-        signs = np.where(vanishes, 0.0, 1.0 - 2.0 * (negative % 2))
-        out["det_sign"][rows] = np.where(complete, signs, np.nan)
+    sums = spectrum_sums(to_host(values), tolerance)
+    complete = sums.found == sizes
+    counts = {"unstable_count": sums.above, "stable_count": sums.below}
+    signs = np.where(sums.vanishing > 0, 0.0, 1.0 - 2.0 * (sums.negative % 2))
+    numbers = {"henrici": sums.squares, "logabsdet": sums.logs, "det_sign": signs}
+    for name, found in {**counts, **numbers}.items():
+        if name in out:
+            out[name][rows] = found if name in counts else np.where(complete, found, np.nan)
 
 
 def write_core_determinants(linear: Linearization, rows: Index, out: Arrays) -> None:
@@ -113,19 +98,21 @@ def write_spectral_scalars(
 
     `core` has the leading eigenvalues of each core, as `leading` returns them, and `rest` those outside it.
     """
-    merged = np.concatenate([core, rest.astype(np.complex128)], axis=1)
-    order = np.lexsort((-merged.imag, -merged.real), axis=1)
-    merged = np.take_along_axis(merged, order, axis=1)
-    first = merged[:, 0]
+    first, second, third = core.T
+    outside, next_outside = rest.T
+    from_core = first.real >= outside
+    abscissa = np.where(from_core, first.real, outside)
+    frequency = np.where(from_core, np.abs(first.imag), 0.0)
     # The conjugate of an oscillating leading mode belongs to it; the next distinct mode comes after.
-    paired = (first.imag != 0) & (merged[:, 1] == first.conj())
-    following = np.where(paired, merged[:, 2].real, merged[:, 1].real)
-    solved = np.isin(out["status"][rows], (Status.OK, Status.INACCURATE, Status.DEFECTIVE))
-    exists = solved & np.isfinite(first.real)
+    paired = (first.imag != 0) & (second == first.conj())
+    after = np.maximum(np.where(paired, third.real, second.real), outside)
+    following = np.where(from_core, after, np.maximum(first.real, next_outside))
+    solved = _SOLVED[out["status"][rows]]
+    exists = solved & np.isfinite(abscissa)
     scalars = {
-        "spectral_abscissa": np.where(exists, first.real, np.nan),
-        "leading_frequency": np.where(exists, np.abs(first.imag), np.nan),
-        "spectral_gap": np.where(exists & np.isfinite(following), first.real - following, np.nan),
+        "spectral_abscissa": np.where(exists, abscissa, np.nan),
+        "leading_frequency": np.where(exists, frequency, np.nan),
+        "spectral_gap": np.where(exists & np.isfinite(following), abscissa - following, np.nan),
     }
     for name, values in scalars.items():
         if name in out:

@@ -6,6 +6,7 @@ import warnings
 from fractions import Fraction
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from helpers import hill_slope, hill_value
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from stabdask.fields.hill import HillParameters
 
 Array = np.ndarray[Any, Any]
+
+pytestmark = pytest.mark.usefixtures("way")
 
 
 def one(k: float, n: float) -> HillParameters:
@@ -145,6 +148,7 @@ def test_near_a_switch() -> None:
     hill = two(1.0, 2.0, 3.0, 5.0)
     x = np.array([2.0, 2.0 + 1.9e-6, 2.0 - 1.9e-6, 2.0 + 2.1e-6, 2.0 - 2.1e-6, 1.0, 3.0, 0.0, np.nan])
     near = hill.near_switch(x[:, None])[:, 0]
+    assert hill.evaluate_and_count(x[:, None])[2].tolist() == near.tolist()
     assert near.tolist() == [True, True, True, False, False, False, False, False, False]
     at = np.array([[2.0]])
     assert not two(1.0, 2.0, 3.0, 5.0, mix=1.0).near_switch(at).any()
@@ -174,3 +178,49 @@ def test_single_broadcasts_and_copies() -> None:
     hill = HillParameters.single(k, 2)
     k[:] = 0
     np.testing.assert_array_equal(hill.stacked(), [[1, 2, 3], [2, 2, 2], [1, 2, 3], [2, 2, 2], [1, 1, 1]])
+
+
+@pytest.mark.parametrize("n_genes", [0, 1, 3, 7, 8, 9, 17])
+def test_rows_of_any_length(n_genes: int) -> None:
+    rng = np.random.default_rng(n_genes)
+    k1, k2, n1, n2 = rng.uniform(0.3, 6, (4, n_genes))
+    mix = rng.choice([0.4, 1.0], n_genes)
+    x = rng.choice([0.0, 1.0], (5, n_genes)) * rng.gamma(1.0, 2.0, (5, n_genes))
+    switch = 0.5 * (k1 + k2)
+    x = np.where(rng.random(x.shape) < 0.3, switch, x)
+    second = (mix < 1) & (np.abs(x - k2) < np.abs(x - k1))
+    k, n = np.where(second, k2, k1), np.where(second, n2, n1)
+    activation, slope, near = HillParameters(k1, n1, k2, n2, mix).evaluate_and_count(x)
+    some = x > 0
+    np.testing.assert_allclose(activation[some], hill_value(x, k, n)[some], rtol=1e-12)
+    np.testing.assert_allclose(slope[some], hill_slope(x, k, n)[some], rtol=1e-12)
+    assert (activation[~some] == 0).all()
+    np.testing.assert_array_equal(slope[~some], np.where(n < 1, np.inf, 0.0)[~some])
+    assert near.tolist() == ((mix < 1) & (np.abs(x - switch) < 1e-9)).sum(axis=1).tolist()
+
+
+def test_a_cell_has_the_same_bits_whatever_the_others() -> None:
+    rng = np.random.default_rng(5)
+    hill = HillParameters.single(rng.uniform(0.3, 3, 11), rng.uniform(1, 6, 11))
+    x = rng.gamma(1.0, 2.0, (9, 11))
+    together = hill.evaluate(x)
+    for cell in range(9):
+        for whole, alone in zip(together, hill.evaluate(x[cell : cell + 1]), strict=True):
+            np.testing.assert_array_equal(whole[cell], alone[0])
+
+
+def test_forty_digits() -> None:
+    rng = np.random.default_rng(6)
+    n = rng.uniform(1, 9, 40)
+    hill = HillParameters.single(10.0 ** rng.uniform(-9, 9, 40), n)
+    x = hill.threshold * 10.0 ** rng.uniform(-14, 14, (20, 40))
+    activation, slope = hill.evaluate(x)
+    with mpmath.workdps(40):
+        for cell, gene in np.ndindex(20, 40):
+            at, k, exponent = (mpmath.mpf(float(v)) for v in (x[cell, gene], hill.threshold[gene], n[gene]))
+            ratio = (at / k) ** exponent
+            # What is lost is what the logarithms of the two lose, times the exponent.
+            loss = 3e-16 * (4 + n[gene] * (abs(np.log(x[cell, gene])) + abs(np.log(hill.threshold[gene]))))
+            assert activation[cell, gene] == pytest.approx(float(ratio / (1 + ratio)), rel=loss)
+            expected = exponent * ratio / (at * (1 + ratio) ** 2)
+            assert slope[cell, gene] == pytest.approx(float(expected), rel=loss, abs=1e-300)

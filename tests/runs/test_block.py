@@ -17,7 +17,7 @@ from stabdask.errors import InputError
 from stabdask.fields.hill import HillParameters
 from stabdask.fields.hopfield import HopfieldCluster
 from stabdask.runs import block, shapes
-from stabdask.runs.block import BlockTimes, compute_block, finite_rows
+from stabdask.runs.block import BlockTimes, compute_block
 from stabdask.runs.options import make_options
 from stabdask.runs.shapes import batch_cells, output_shapes
 from stabdask.schema import DEFAULT_QUANTITIES, QUANTITIES, SCALARS, VARIABLES, Status
@@ -403,14 +403,6 @@ def test_a_block_without_cells() -> None:
     options = make_options(atlas.field, vectors="both", elements=[("gene0", "gene1")])
     out = compute_block(atlas.x[:0], atlas.codes[:0], atlas.field, options)
     assert {name: values.shape for name, values in out.items()} == output_shapes(options, atlas.field, 0)
-
-
-def test_finite_rows() -> None:
-    x = np.array([[1, 2], [np.nan, 2], [1, np.inf], [-np.inf, np.nan], [-1e300, 1e300]])
-    assert finite_rows(x).tolist() == [True, False, False, False, True]
-    assert finite_rows(np.empty((3, 0))).tolist() == [True] * 3
-    assert finite_rows(np.empty((0, 3))).shape == (0,)
-    assert finite_rows(np.ones((2, 2), dtype=int)).all()
 
 
 # --- what must not matter ----------------------------------------------------------------------------------

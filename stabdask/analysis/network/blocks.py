@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from stabdask.analysis.network.moment_checks import check_dtype, finite_rows, not_finite
+from stabdask.analysis.network.moment_checks import check_dtype, not_finite
 from stabdask.analysis.network.sums import Sums, dense_sums, sparse_sums
 from stabdask.errors import InputError
+from stabdask.kernels.rows import finite_rows
 
 __all__ = ["block_sums"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.analysis.groups import cell_label_names, group_cells
-from stabdask.analysis.network.moment_checks import check_dtype, checked_genes, finite_rows, not_finite
+from stabdask.analysis.network.moment_checks import check_dtype, checked_genes, not_finite
 from stabdask.analysis.network.moments import CoMoments
 from stabdask.analysis.network.sums import Accumulator, Sums, joined, slab_rows
 from stabdask.checks import refuse_asynchronous, refuse_persisted
@@ -27,6 +27,7 @@ from stabdask.errors import (
 from stabdask.kernels.arrays import XArray
 from stabdask.kernels.cuda_modules import on_gpu
 from stabdask.kernels.device import require_gpus
+from stabdask.kernels.rows import finite_rows
 from stabdask.kernels.threads import single_threaded_blas
 from stabdask.row_blocks import RowGraph
 

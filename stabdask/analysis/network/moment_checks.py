@@ -20,7 +20,6 @@ __all__ = [
     "check_same_genes",
     "check_shapes",
     "checked_genes",
-    "finite_rows",
     "not_finite",
     "whole_number",
 ]
@@ -80,14 +79,6 @@ def check_dtype(dtype: np.dtype[Any]) -> None:
     """
     if dtype.kind not in "fiub":
         raise InputError(f"the cells have dtype {dtype}; expected real numbers")
-
-
-def finite_rows(x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return which cells are finite, ``(cell,)``."""
-    if x.dtype.kind != "f":
-        return np.ones(len(x), dtype=bool)
-    finite: npt.NDArray[np.bool_] = np.isfinite(x).all(axis=1)
-    return finite
 
 
 def not_finite(which: str, what: str) -> InputError:

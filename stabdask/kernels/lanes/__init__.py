@@ -1,7 +1,7 @@
-"""The compiled eigensolver of the CPU: one matrix in each SIMD lane.
+"""What is compiled for the CPU: the eigensolver, one matrix in each SIMD lane, and what comes before it for a cell.
 
-The C++ headers beside this file are the solver; `_lanes` is what they compile to. An installation without a
-compiler has no `_lanes`, says so, and uses LAPACK.
+The C++ headers beside this file are the source; `_lanes` is what they compile to. An installation without a
+compiler has no `_lanes`, says so, and uses LAPACK and NumPy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,22 @@ import numpy.typing as npt
 from stabdask.errors import BackendUnavailableError
 from stabdask.kernels.results import Results
 
-__all__ = ["available", "instruction_set", "instruction_sets", "solve", "solve_scaled", "why_not"]
+__all__ = [
+    "HILL_ROWS",
+    "available",
+    "hill",
+    "instruction_set",
+    "instruction_sets",
+    "solve",
+    "solve_scaled",
+    "spectrum_sums",
+    "speeds",
+    "take_rows",
+    "why_not",
+]
+
+HILL_ROWS = 9
+"""Rows of the parameters of `hill`."""
 
 _INSTRUCTION_SET_VARIABLE = "STABDASK_INSTRUCTION_SET"
 
@@ -122,3 +137,124 @@ def solve_scaled(
     _module().solve_scaled(
         weights, shifts, scales, out.eigenvalues, out.trace_defect, out.outcome, instruction_set()
     )
+
+
+def hill(
+    x: npt.NDArray[np.float64], parameters: npt.NDArray[np.float64], nearness: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Return Hill activations, their slopes, and how many regulators of each cell are at a switch.
+
+    Parameters
+    ----------
+    x
+        ``(cell, r)`` expression, not negative.
+    parameters
+        ``(HILL_ROWS, r)``: thresholds, their logarithms, exponents and slopes without expression, each of the first
+        and of the second component in turn, and the expression at which one gives way to the other; NaN for a second
+        component where there is none, and for a switch that never is.
+    nearness
+        Relative distance from the switch that counts as being at it.
+
+    Returns
+    -------
+    activation, slope
+        ``(cell, r)`` each.
+    near
+        ``(cell,)``.
+    """
+    x = np.ascontiguousarray(x, dtype=np.float64)
+    activation, slope, near = np.empty_like(x), np.empty_like(x), np.empty(len(x), dtype=np.int64)
+    _module().hill(x, parameters, nearness, activation, slope, near, instruction_set())
+    return activation, slope, near
+
+
+def speeds(
+    x: npt.NDArray[Any],
+    activation: npt.NDArray[np.float64],
+    drive: Any,
+    gamma: npt.NDArray[np.float64],
+    bias: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Return ``|W phi - gamma x + I|`` of every cell, ``(cell,)``.
+
+    Parameters
+    ----------
+    x
+        ``(cell, gene)``, float32 or float64; copied only where rows are not contiguous.
+    activation
+        ``(cell, r)`` phi.
+    drive
+        W, ``(gene, r)``, a SciPy sparse array by rows.
+    gamma, bias
+        ``(gene,)``.
+    """
+    if x.dtype not in (np.float32, np.float64):
+        x = x.astype(np.float64)
+    speed = np.empty(len(x))
+    _module().speeds(
+        _by_rows(x),
+        np.ascontiguousarray(activation),
+        np.asarray(drive.indptr, dtype=np.int32),
+        np.asarray(drive.indices, dtype=np.int32),
+        drive.data,
+        gamma,
+        bias,
+        speed,
+        instruction_set(),
+    )
+    return speed
+
+
+def spectrum_sums(
+    values: npt.NDArray[Any],
+    tolerance: float,
+    squares: npt.NDArray[np.float64],
+    logs: npt.NDArray[np.float64],
+    *counts: npt.NDArray[np.int64],
+) -> None:
+    """Fill sums and counts over the eigenvalues of each matrix; see `stabdask.kernels.spectrum.SpectrumSums`.
+
+    Parameters
+    ----------
+    values
+        ``(batch, k)`` complex, NaN past the order of a matrix.
+    tolerance
+        Of the counts by sign.
+    squares, logs
+        ``(batch,)``.
+    *counts
+        ``(batch,)`` each: found, above, below, negative and vanishing.
+    """
+    _module().spectrum_sums(
+        np.ascontiguousarray(values), tolerance, squares, logs, *counts, instruction_set()
+    )
+
+
+def take_rows(
+    x: npt.NDArray[Any],
+    rows: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp] | None,
+    out: npt.NDArray[Any],
+    finite: npt.NDArray[np.bool_],
+) -> None:
+    """Copy rows of `x`, and columns if not all, into `out`, and say in `finite` which are.
+
+    Parameters
+    ----------
+    x
+        ``(row, column)``, float32 or float64; copied only where rows are not contiguous.
+    rows, columns
+        Positions, within range.
+    out
+        ``(len(rows), len(columns))`` of the dtype of `x`, contiguous.
+    finite
+        ``(len(rows),)``.
+    """
+    _module().take_rows(_by_rows(x), rows, columns, out, finite.view(np.uint8), instruction_set())
+
+
+def _by_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return `x`, or a copy where its rows are not contiguous."""
+    if x.strides[1] != x.itemsize or x.strides[0] % x.itemsize:
+        return np.ascontiguousarray(x)
+    return x

@@ -1,5 +1,9 @@
 // The solver for one instruction set: compiled once for each, with its own namespace and flags.
 #include "batch.hpp"
+#include "hill.hpp"
+#include "rows.hpp"
+#include "spectrum.hpp"
+#include "speed.hpp"
 #include "variants.hpp"
 
 #define LANES_STRING2(x) #x
@@ -24,11 +28,16 @@ void solve_scaled(const ScaledProblem<T>& problem) {
     Batch<T, width, ScaledCores>(cores, problem.batch, problem.k, results).solve();
 }
 
+constexpr int kDoubles = LANES_BYTES / sizeof(double);
+
 const Variant& variant() {
     static const Variant table{
         LANES_STRING(LANES_NAME), solve_dense<float, float>,  solve_dense<float, double>,
         solve_dense<double, float>, solve_dense<double, double>,
         solve_scaled<float>, solve_scaled<double>,
+        take_rows<float>, take_rows<double>,
+        hill<kDoubles>, speeds<float, kDoubles>, speeds<double, kDoubles>,
+        spectrum_sums<float, kDoubles>, spectrum_sums<double, kDoubles>,
     };
     return table;
 }

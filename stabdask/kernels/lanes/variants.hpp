@@ -1,4 +1,4 @@
-// What each compiled variant of the solver offers, and the choice among them.
+// What each compiled variant offers, and the choice among them.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +33,62 @@ struct ScaledProblem {
     uint8_t* outcome;
 };
 
+// Parameters of Hill activations, a row of (row, r) each: those of a second component are NaN where there is none, and
+// so is the expression at which a regulator goes from one to the other where it never does.
+enum HillRow { kThreshold, kThreshold2, kLog, kLog2, kExponent, kExponent2, kAtZero, kAtZero2, kSwitch, kHillRows };
+
+struct HillProblem {
+    const double* x;           // (cells, r), not negative
+    const double* parameters;  // (kHillRows, r)
+    double nearness;           // relative distance that counts as at a switch
+    int64_t cells, r;
+    double* activation;        // (cells, r)
+    double* slope;             // (cells, r)
+    int64_t* near;             // (cells,): regulators at a switch
+};
+
+// Speeds with W in compressed rows.
+template <class Source>
+struct SpeedProblem {
+    const Source* x;           // (cells, genes)
+    int64_t x_stride;          // numbers from one cell to the next
+    const double* activation;  // (cells, r)
+    const int32_t* starts;     // (genes + 1,)
+    const int32_t* columns;
+    const double* weights;
+    const double* gamma;       // (genes,)
+    const double* bias;        // (genes,)
+    int64_t cells, genes, r;
+    double* speed;             // (cells,)
+};
+
+// Sums and counts over eigenvalues, NaN past the order of a matrix; every result is (batch,).
+template <class T>
+struct SpectrumProblem {
+    const T* values;     // (batch, k) pairs
+    int64_t batch, k;
+    double tolerance;
+    double* squares;     // sum of |lambda|^2
+    double* logs;        // sum of log |lambda|
+    int64_t* found;      // not NaN
+    int64_t* above;      // real part above the tolerance; `below`: below minus the tolerance
+    int64_t* below;
+    int64_t* negative;   // real and negative; `vanishing`: zero
+    int64_t* vanishing;
+};
+
+// Rows of a matrix, and columns if not all, to be copied.
+template <class T>
+struct RowsProblem {
+    const T* x;
+    int64_t x_stride;        // numbers from one row to the next
+    const int64_t* rows;     // (n_rows,)
+    const int64_t* columns;  // (width,), or null for the first ones
+    int64_t n_rows, width;
+    T* out;                  // (n_rows, width)
+    uint8_t* finite;         // (n_rows,): whether what was copied is neither NaN nor infinite
+};
+
 struct Variant {
     const char* name;
     void (*float_from_float)(const DenseProblem<float, float>&);
@@ -41,6 +97,13 @@ struct Variant {
     void (*double_from_double)(const DenseProblem<double, double>&);
     void (*float_scaled)(const ScaledProblem<float>&);
     void (*double_scaled)(const ScaledProblem<double>&);
+    void (*take_float_rows)(const RowsProblem<float>&);
+    void (*take_double_rows)(const RowsProblem<double>&);
+    void (*hill)(const HillProblem&);
+    void (*speeds_of_float)(const SpeedProblem<float>&);
+    void (*speeds_of_double)(const SpeedProblem<double>&);
+    void (*float_sums)(const SpectrumProblem<float>&);
+    void (*double_sums)(const SpectrumProblem<double>&);
 };
 
 namespace lanes_baseline {

@@ -20,9 +20,9 @@ from stabdask.analysis.network.blocked.workers import Step, Workers
 from stabdask.analysis.network.cell_changes import Cells
 from stabdask.analysis.network.cell_moments import Stretch, expression_blocks, named_error
 from stabdask.analysis.network.checks import Array
-from stabdask.analysis.network.moment_checks import finite_rows
 from stabdask.analysis.network.shrinkage import estimated_amount
 from stabdask.errors import InputError, UsageError
+from stabdask.kernels.rows import finite_rows
 from stabdask.row_blocks import RowGraph
 
 if TYPE_CHECKING:

@@ -1,0 +1,61 @@
+"""The cells of a block by cluster: a field is linearized at those of one cluster together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stabdask.fields.base import Index
+from stabdask.kernels.rows import take_rows
+
+__all__ = ["ClusterCells", "by_cluster"]
+
+
+class ClusterCells(NamedTuple):
+    """Cells of one cluster in a block.
+
+    Attributes
+    ----------
+    cluster
+        Number of the cluster in the field.
+    rows
+        ``(cell,)`` rows of the block that are finite, ascending.
+    x
+        ``(cell, axis)`` their state.
+    not_finite
+        Rows of the cluster that hold NaN or infinity.
+    """
+
+    cluster: int
+    rows: Index
+    x: npt.NDArray[Any]
+    not_finite: Index
+
+
+def by_cluster(
+    block: npt.NDArray[Any] | Sequence[npt.NDArray[Any]],
+    codes: npt.NDArray[np.integer[Any]],
+    columns: Index | None = None,
+) -> Iterator[ClusterCells]:
+    """Yield the cells of each cluster in turn, by ascending number; there may be no finite ones.
+
+    Parameters
+    ----------
+    block
+        ``(cell, gene)`` expression in the order of the atlas, or pieces of it that follow one another.
+    codes
+        ``(cell,)``: number of each cell's cluster in the field; negative for cells to be left out.
+    columns
+        ``(axis,)`` positions of the field's axes among the columns of `block`; None if the same.
+    """
+    pieces = [block] if isinstance(block, np.ndarray) else block
+    for cluster in np.unique(codes[codes >= 0]):
+        rows = np.flatnonzero(codes == cluster)
+        x, finite = take_rows(pieces, rows, columns)
+        if finite.all():
+            yield ClusterCells(int(cluster), rows, x, rows[:0])
+        else:
+            yield ClusterCells(int(cluster), rows[finite], x[finite], rows[~finite])
