@@ -188,14 +188,16 @@ class HopfieldLinearization(Linearization):
         """Return the two largest -gamma outside the core; see `Linearization.rest_leading`."""
         model = self._model
         values = -model.gamma[model.regulators]
-        order = np.argsort(-values, kind="stable")
+        leading = np.full((len(self._own), 4), -np.inf)
+        leading[:, : min(2, model.rest.size)] = model.rest[:2]
+        # Few regulators, if any, can be among the first two of all.
+        matter = np.flatnonzero(values > (model.rest[1] if model.rest.size > 1 else -np.inf))
+        order = matter[np.argsort(-values[matter], kind="stable")]
         # One past the end is true for every cell: no regulator is left, and the value is -inf.
         inactive = np.ones((len(self._own), len(order) + 1), dtype=bool)
         np.logical_not(self._own[:, order], out=inactive[:, :-1])
         descending = np.append(values[order], -np.inf)
-        leading = np.full((len(inactive), 4), -np.inf)
-        leading[:, : min(2, model.rest.size)] = model.rest[:2]
-        for column in (2, 3):
+        for column in (2, 3) if len(order) else ():
             first = inactive.argmax(axis=1)
             leading[:, column] = descending[first]
             inactive[np.arange(len(first)), np.minimum(first, len(order) - 1)] = False
@@ -206,15 +208,12 @@ class HopfieldLinearization(Linearization):
         """Count the signs of -gamma outside the core; see `Linearization.rest_counts`."""
         model = self._model
         values = -model.gamma[model.regulators]
-
-        def count(own: npt.NDArray[np.bool_], rest: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
-            inactive = own.sum() - np.count_nonzero(self._own[:, own], axis=1)
-            return np.asarray(inactive + rest.sum(), dtype=np.intp)
-
-        return (
-            count(values > tolerance, model.rest > tolerance),
-            count(values < -tolerance, model.rest < -tolerance),
-        )
+        own = np.stack([values > tolerance, values < -tolerance])
+        rest = np.stack([model.rest > tolerance, model.rest < -tolerance])
+        # Small integers come out exact.
+        inactive = own.sum(axis=1)[:, None] - own.astype(np.float64) @ self._own_numbers.T
+        above, below = (inactive + rest.sum(axis=1)[:, None]).astype(np.intp)
+        return above, below
 
     def rest_determinant(self) -> tuple[Array, Array]:
         """Return the product of -gamma outside the core; see `Linearization.rest_determinant`."""
@@ -222,7 +221,7 @@ class HopfieldLinearization(Linearization):
         own = model.gamma[model.regulators]
         zero = own == 0
         terms = np.stack([np.log(np.where(zero, 1.0, np.abs(own))), own > 0, zero])
-        # All regulators, less those of the core: small integers come out exact.
+        # All regulators, less those of the core.
         logs, negative, zeros = terms.sum(axis=1)[:, None] - terms @ self._own_numbers.T
         logs += np.log(np.abs(model.rest[model.rest != 0])).sum()
         negative += np.count_nonzero(model.rest < 0)

@@ -144,6 +144,7 @@ class DeviceArray(NDArrayOperatorsMixin):
             "ravel",
             "reshape",
             "sum",
+            "take",
             "trace",
             "transpose",
             "view",

@@ -85,7 +85,9 @@ def assert_close(found: dict[str, Array], expected: dict[str, Array], tolerance:
         ):
             np.testing.assert_array_equal(found[name], values, err_msg=name)
         elif name not in ("residual", "trace_defect", "audit_difference"):
-            np.testing.assert_allclose(found[name], values, rtol=tolerance, atol=tolerance, err_msg=name)
+            # Henrici's departure is the root of a difference that is all rounding where a Jacobian is normal.
+            smallest = np.sqrt(tolerance) * 1e-2 if name == "henrici" else tolerance
+            np.testing.assert_allclose(found[name], values, rtol=tolerance, atol=smallest, err_msg=name)
 
 
 ATLASES: dict[str, Callable[[], RandomAtlas]] = {
