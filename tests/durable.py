@@ -54,7 +54,7 @@ def assert_same(store: Path, other: Path) -> None:
 def command(small, store: Path, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "stabdask.cli.main", "run", str(small.atlas), "--field", str(small.field),
-        "--layer", "M_t", "--cluster-key", "state", "--store", str(store), "--partition-cells", "5",
+        "--layer", "M_t", "--cluster-key", "state", "--store", str(store), "--partition-cells", "10",
         "--no-dashboard", "--quantities", ",".join(QUANTITIES), *more,
     ]  # fmt: skip
 
