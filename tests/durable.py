@@ -13,7 +13,8 @@ from stabdask.runs.receipts import read_receipts
 from stabdask.runs.store import read_spec
 
 PARTITION = 50
-QUANTITIES = ["default", "participation", "sensitivity"]  # arrays of cells and sums by partition
+# Arrays of cells and sums by partition; more of each kind would take longer and show no more.
+QUANTITIES = ["spectral_abscissa", "unstable_count", "trace", "rotational_norm", "participation"]
 OPTIONS = {
     "partition_cells": PARTITION,
     "elements": [("g00", "g01"), ("g05", "g05")],

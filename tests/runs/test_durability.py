@@ -168,10 +168,10 @@ def died(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for after in (False, True)
     ]
     code = f"""
-import importlib, os
-import dask.array, zarr
+import importlib, os, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import forked_runs
 import stabdask as sd
-import stabdask.runs.runner
 def die(module, name, after, store):
     original, calls = getattr(module, name), []
     def dying(*args, **kwargs):
