@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import anndata  # noqa: F401
-import dask.array
+import dask.array  # noqa: F401
 import distributed  # noqa: F401
 import zarr  # noqa: F401
 
