@@ -13,10 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+import anndata  # noqa: F401
 import dask.array  # noqa: F401
+import distributed  # noqa: F401
 import zarr  # noqa: F401
 
 import stabdask as sd
+import stabdask.fields.hopfield_linear
+import stabdask.fields.reading
 import stabdask.runs.runner
 
 

@@ -16,9 +16,8 @@ from stabdask.cli.main import main
 PAGE = Path(__file__).parents[1] / "notebooks" / "networks.md"
 
 
-def test_the_code_and_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    demo = ["demo", "--cells", "400", "--genes", "40", "--workers", "0", "--keep"]
-    assert main([*demo, str(tmp_path / "stabdask-demo")]) == 0
+def test_the_code_and_the_commands_run(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stabdask-demo").symlink_to(demo)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     (tmp_path / "script.py").write_text("\n".join(blocks))
     command = [sys.executable, "-W", "error::stabdask.errors.StabdaskWarning", "script.py"]

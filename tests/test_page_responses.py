@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 
 import stabdask as sd
-from stabdask.cli.main import main
 
 PAGE = Path(__file__).parents[1] / "notebooks" / "responses.md"
 
 
-def test_the_code_runs(tmp_path: Path) -> None:
-    demo = ["demo", "--cells", "300", "--genes", "60", "--workers", "0", "--keep"]
-    assert main([*demo, str(tmp_path / "stabdask-demo")]) == 0
+def test_the_code_runs(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "stabdask-demo").symlink_to(demo)
     script = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL))
     # Worker processes are started by the script of the README, in its own test.
     assert script.count('memory="4GB"') == 1

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import stabdask as sd
-from stabdask.cli.main import main
 from stabdask.schema import MODE_QUANTITIES, SCALARS, VARIABLES
 
 PAGE = Path(__file__).parents[1] / "notebooks" / "reading_stability.md"
@@ -23,21 +22,10 @@ def blocks() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run all blocks as one script beside a small demo, as a reader would."""
     folder = tmp_path_factory.mktemp("page")
-    demo = [
-        "demo",
-        "--cells",
-        "1200",
-        "--genes",
-        "60",
-        "--workers",
-        "0",
-        "--keep",
-        str(folder / "stabdask-demo"),
-    ]
-    assert main(demo) == 0
+    (folder / "stabdask-demo").symlink_to(demo)
     script = "\n".join(blocks())
     # Worker processes are started by the script of the README, in its own test.
     assert script.count('memory="4GB"') == 1

@@ -15,7 +15,7 @@ import stabdask as sd
 
 @pytest.mark.parametrize("vectors", ["none", "both"])
 def test_process_tree_stays_within_the_plan(tmp_path: Path, vectors: str) -> None:
-    n_cells = 6000 if vectors == "none" else 600
+    n_cells = 3000 if vectors == "none" else 300
     atlas = sd.simulate_atlas(tmp_path, n_cells=n_cells, n_genes=1000, n_regulators=60, zero_fraction=0.4)
     cells = sd.open_cells(atlas.cells, layer=atlas.layer, cluster_key=atlas.cluster_key)
     plan = sd.plan(cells, sd.read_field(atlas.field), workers=2, memory="2GB", vectors=vectors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from small_atlas import Small
+from small_atlas import Small, make_small
 
 import stabdask as sd
 from stabdask.cli.arguments import parse_elements
@@ -49,11 +50,18 @@ def change(small, function) -> None:
         function(file)
 
 
-@pytest.fixture
-def finished(small, capsys) -> Path:
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    small = make_small(tmp_path_factory.mktemp("run"))
     assert main(run(small, "--elements", "g00:g01,g05:g05")) == 0
-    capsys.readouterr()
     return small.atlas.parent / "out.zarr"
+
+
+@pytest.fixture
+def finished(run_once: Path, tmp_path: Path, capsys) -> Path:
+    """Give a copy of a store made of an atlas like `small`, which lies elsewhere."""
+    capsys.readouterr()
+    return Path(shutil.copytree(run_once, tmp_path / "out.zarr"))
 
 
 # ------------------------------------------------------------------------------------ bad input
@@ -329,7 +337,10 @@ def test_verify_exits_5_on_damage(finished, capsys) -> None:
     assert "NOT OK" in capsys.readouterr().out
 
 
-def test_verify_takes_a_moved_atlas(small, finished, capsys) -> None:
+def test_verify_takes_a_moved_atlas(small, capsys) -> None:
+    assert main(run(small)) == 0
+    capsys.readouterr()
+    finished = small.atlas.parent / "out.zarr"
     moved = small.atlas.rename(small.atlas.with_name("moved.h5ad"))
     assert main(["verify", str(finished)]) == 0
     assert "oracle       not used: no atlas at" in capsys.readouterr().out
@@ -471,7 +482,7 @@ def test_export_tables(small, finished, capsys, tmp_path) -> None:
         (["-o", "{}/x.h5ad", "--atlas", "{}/cels.h5ad"], 3, "no atlas at"),
     ],
 )
-def test_exports_that_are_refused(finished, capsys, tmp_path, arguments, code, message) -> None:
+def test_exports_that_are_refused(small, finished, capsys, tmp_path, arguments, code, message) -> None:
     filled = [argument.format(tmp_path) for argument in arguments]
     assert message in refused(capsys, ["export", str(finished), *filled], tmp_path, code)
 
@@ -506,7 +517,7 @@ def test_doctor(capsys, tmp_path) -> None:
 
 
 def test_demo(capsys, tmp_path) -> None:
-    arguments = ["demo", "--cells", "600", "--genes", "40", "--keep", str(tmp_path / "d"), "--workers", "0"]
+    arguments = ["demo", "--cells", "200", "--genes", "40", "--keep", str(tmp_path / "d"), "--workers", "0"]
     assert main(arguments) == 0
     out, _ = capsys.readouterr()
     assert "progenitor" in out

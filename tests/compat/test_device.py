@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ import numpy as np
 import pytest
 from compat.fits import fit, used_names
 from fake_cuda import FakeCuda
-from kernels.fake_gpu import FakeGpu, compile_device, fresh_caches
+from kernels.fake_gpu import FakeGpu, fresh_caches
 
 from stabdask.compat import schopfield as sch
 from stabdask.kernels import cuda
 
 
-def test_everything_is_computed_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    library = compile_device(tmp_path)
+def test_everything_is_computed_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: ctypes.CDLL
+) -> None:
     here, there = fit(0, n_cells=40), fit(0, n_cells=40)
     pair = tuple(used_names(here.adata)[:2])
     uploads: list[int] = []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import CUDARuntimeError, FakeCuda
-from kernels.fake_gpu import CUDADriverError, FakeGpu, compile_device, fresh_caches
+from kernels.fake_gpu import CUDADriverError, FakeGpu, fresh_caches
 from kernels.matrices import FAMILIES, matrix
 from kernels.measures import Problem
 from numpy.testing import assert_array_equal
@@ -38,11 +38,6 @@ Array = np.ndarray[Any, Any]
 
 FEW = ("normal", "hopfield_sparse", "repeated_rotated", "graded_1e12", "block_triangular", "jordan", "zero")
 OUTPUTS = ("eigenvalues", "right", "left", "overlap", "residual", "trace_defect", "outcome")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compile_device(tmp_path_factory.mktemp("device"))
 
 
 @pytest.fixture

@@ -33,8 +33,6 @@ VARIANTS = list(
 PLAIN: list[tuple[str, Task, str, Kind]] = [
     ("sm_90", Task.VALUES, "float32", ("WarpTeam", True)),
     ("sm_90", Task.VALUES, "float64", ("WarpTeam", True)),
-    ("sm_90", Task.VALUES, "float32", ("BlockTeam", True)),
-    ("sm_90", Task.VALUES, "float64", ("BlockTeam", True)),
     ("sm_90", Task.VALUES, "float64", ("BlockTeam", False)),
     ("sm_90", Task.VECTORS, "float64", ("BlockTeam", True)),
     ("sm_90", Task.SCHUR, "float32", ("WarpTeam", True)),
@@ -43,7 +41,10 @@ PLAIN: list[tuple[str, Task, str, Kind]] = [
     ("sm_100", Task.VALUES, "float32", ("BlockTeam", False)),
     ("sm_100", Task.SCHUR, "float64", ("BlockTeam", True)),
 ]
-"""Those compiled in every run, some three seconds each; nothing in the source depends on the architecture."""
+"""Those compiled in every run, some three seconds each: all pairs of task, precision and team, of precision and place.
+
+Nothing in the source depends on the architecture.
+"""
 
 
 @pytest.fixture(scope="module", autouse=True)

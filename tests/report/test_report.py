@@ -82,6 +82,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a store of one cluster with an embedding, beside its atlas: a page of few figures."""
+    folder = tmp_path_factory.mktemp("plain")
+    atlas = random_atlas(2, n_cells=60, clusters=("A",))
+    adata = atlas.adata()
+    adata.obsm["X_umap"] = np.random.default_rng(0).normal(size=(60, 2))
+    adata.write_h5ad(folder / "cells.h5ad")
+    cells = sd.open_cells(folder / "cells.h5ad", cluster_key="kind", embeddings=["X_umap"])
+    asked = {"quantities": ["spectral_abscissa"], "spectrum": "leading"}
+    sd.run(cells, atlas.field, folder / "out.zarr", workers=0, progress=False, **asked)
+    return folder / "out.zarr"
+
+
+@pytest.fixture(scope="module")
 def written(store: Path) -> Path:
     """Give the page of that store."""
     return sd.write_report(store, store.parent / "r.html", title="My <atlas>")
@@ -202,47 +216,47 @@ def test_a_run_that_is_not_complete_says_so(tmp_path: Path) -> None:
     assert "This run is not complete: 2 of 4 partitions are missing" in page.text
 
 
-def test_an_embedding_from_the_atlas(store: Path, tmp_path: Path) -> None:
-    adata = anndata.read_h5ad(store.parent / "cells.h5ad")
+def test_an_embedding_from_the_atlas(plain: Path, tmp_path: Path) -> None:
+    adata = anndata.read_h5ad(plain.parent / "cells.h5ad")
     adata.obsm["X_tsne"] = adata.obsm["X_umap"][:, ::-1].copy()
     adata.write_h5ad(tmp_path / "cells.h5ad")
     page = Page(
-        sd.write_report(store, tmp_path / "r.html", atlas=tmp_path / "cells.h5ad", basis="X_tsne").read_text()
+        sd.write_report(plain, tmp_path / "r.html", atlas=tmp_path / "cells.h5ad", basis="X_tsne").read_text()
     )
     assert "Spectral abscissa on X_tsne." in page.texts
     with pytest.raises(MissingKeyError, match=r"no embedding 'X_tsne'; embeddings present: .*--atlas"):
-        sd.write_report(store, tmp_path / "s.html", basis="X_tsne")
+        sd.write_report(plain, tmp_path / "s.html", basis="X_tsne")
     other = anndata.AnnData(np.zeros((60, 2)), obs=pd.DataFrame(index=[f"other{i}" for i in range(60)]))
     other.obsm["X_umap"] = np.zeros((60, 2))
     other.write_h5ad(tmp_path / "other.h5ad")
     with pytest.raises(InputError, match="are not those of the run"):
-        sd.write_report(store, tmp_path / "s.html", atlas=tmp_path / "other.h5ad")
+        sd.write_report(plain, tmp_path / "s.html", atlas=tmp_path / "other.h5ad")
     assert not (tmp_path / "s.html").exists()
 
 
-def test_what_is_there_is_not_overwritten(store: Path, tmp_path: Path) -> None:
+def test_what_is_there_is_not_overwritten(plain: Path, tmp_path: Path) -> None:
     target = tmp_path / "r.html"
     target.write_text("mine")
     with pytest.raises(StoreMismatchError, match="exists; remove it"):
-        sd.write_report(store, target)
+        sd.write_report(plain, target)
     assert target.read_text() == "mine"
-    sd.write_report(store, target, overwrite=True)
+    sd.write_report(plain, target, overwrite=True)
     assert target.read_text().startswith("<!doctype html>")
     with pytest.raises(OutputError, match="cannot write"):
-        sd.write_report(store, tmp_path / "nowhere" / "r.html")
+        sd.write_report(plain, tmp_path / "nowhere" / "r.html")
     with pytest.raises(MissingFileError):
         sd.write_report(tmp_path / "no.zarr", tmp_path / "s.html")
 
 
-def test_on_the_command_line(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_the_command_line(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "r.html"
-    assert main(["report", str(store), "-o", str(target), "--dry-run"]) == 0
+    assert main(["report", str(plain), "-o", str(target), "--dry-run"]) == 0
     assert not target.exists()
     capsys.readouterr()
-    assert main(["report", str(store), "-o", str(target), "--json"]) == 0
+    assert main(["report", str(plain), "-o", str(target), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said == {"report": str(target), "bytes": target.stat().st_size}
-    assert main(["report", str(store), "-o", str(target)]) == 5
+    assert main(["report", str(plain), "-o", str(target)]) == 5
     assert "ask to overwrite" in capsys.readouterr().err
-    assert main(["report", str(store), "-o", str(tmp_path / "r.pdf")]) == 2
+    assert main(["report", str(plain), "-o", str(tmp_path / "r.pdf")]) == 2
     assert "ends in .html" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import anndata
 import pytest
+from small_atlas import Small, make_small
 
 import stabdask as sd
 from stabdask.cli.main import main
@@ -51,11 +53,30 @@ def files_of(store: Path) -> dict[str, str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return make_small(tmp_path_factory.mktemp("small"))
+
+
 @pytest.fixture
-def ordinary(small, tmp_path: Path, capsys) -> Path:
-    assert main(["run", *arguments(small, tmp_path / "ordinary.zarr", *QUIET)]) == 0
+def own(small: Small, tmp_path: Path) -> Small:
+    """Give a copy of the atlas and the field, to be changed."""
+    field = shutil.copytree(small.field, tmp_path / "field.zarr")
+    return Small(Path(shutil.copy(small.atlas, tmp_path)), Path(field))
+
+
+@pytest.fixture(scope="module")
+def finished(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("finished") / "ordinary.zarr"
+    assert main(["run", *arguments(small, store, *QUIET)]) == 0
+    return store
+
+
+@pytest.fixture
+def ordinary(finished: Path, tmp_path: Path, capsys) -> Path:
+    """Give a copy of what an ordinary run has made."""
     capsys.readouterr()
-    return tmp_path / "ordinary.zarr"
+    return Path(shutil.copytree(finished, tmp_path / "ordinary.zarr"))
 
 
 # ---------------------------------------------------------------------------------- the same store
@@ -127,7 +148,7 @@ def raise_from(command: list[str]) -> None:
 
 
 def test_the_store_remembers_files_and_genes_not_where_they_were_named(
-    small, tmp_path: Path, monkeypatch
+    own, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.txt").write_text("g00\tg01\ng05\tg05\n")
@@ -342,13 +363,13 @@ def test_a_store_that_another_task_makes_meanwhile(small, tmp_path: Path, monkey
     assert [path.name for path in tmp_path.glob(".o.zarr*")] == []
 
 
-def test_a_task_that_finds_cells_failed_is_done(small, tmp_path: Path, capsys) -> None:
+def test_a_task_that_finds_cells_failed_is_done(own, tmp_path: Path, capsys) -> None:
     """Cells that fail are counted by finalize, so that job arrays go on."""
-    adata = anndata.read_h5ad(small.atlas)
+    adata = anndata.read_h5ad(own.atlas)
     adata.layers["M_t"][7, :] = float("nan")
-    adata.write_h5ad(small.atlas)
+    adata.write_h5ad(own.atlas)
     store = tmp_path / "o.zarr"
-    assert main(["init", *arguments(small, store)]) == 0
+    assert main(["init", *arguments(own, store)]) == 0
     assert main(["run", "--store", str(store), "--partition", "0-11", *QUIET]) == 0
     assert main(["finalize", "--store", str(store)]) == 4
     assert main(["finalize", "--store", str(store), "--allow-failed", "0.01"]) == 0

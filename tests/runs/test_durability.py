@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from durable import OPTIONS, PARTITION, assert_same, bytes_of, flip, open_small, run_small
+from small_atlas import Small, make_small
 
 import stabdask as sd
 from stabdask.errors import (
@@ -31,12 +32,30 @@ from stabdask.runs.receipts import store_lock
 from stabdask.runs.store import read_spec
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return make_small(tmp_path_factory.mktemp("small"))
+
+
 @pytest.fixture
-def undisturbed(small, tmp_path: Path) -> Path:
-    report = run_small(small, tmp_path / "undisturbed.zarr")
+def own(small: Small, tmp_path: Path) -> Small:
+    """Give a copy of the atlas, to be changed."""
+    return Small(Path(shutil.copy(small.atlas, tmp_path)), small.field)
+
+
+@pytest.fixture(scope="module")
+def finished(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("finished") / "o.zarr"
+    report = run_small(small, store)
     assert report.complete
     assert report.n_partitions == report.n_partitions_computed == 5
-    return tmp_path / "undisturbed.zarr"
+    return store
+
+
+@pytest.fixture
+def undisturbed(finished: Path, tmp_path: Path) -> Path:
+    """Give a copy of the finished store."""
+    return Path(shutil.copytree(finished, tmp_path / "undisturbed.zarr"))
 
 
 def test_again_computes_nothing(small, undisturbed: Path) -> None:
@@ -136,33 +155,59 @@ STEPS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def died(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder of stores whose runs died in the third partition, before and after each step.
+
+    One program has everything imported and forks them all: each costs no start.
+    """
+    folder = tmp_path_factory.mktemp("died")
+    steps = [
+        (module.__name__, name, after, f"{name}-{after}.zarr")
+        for module, name, _ in STEPS
+        for after in (False, True)
+    ]
+    code = f"""
+import importlib, os, sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import forked_runs
+import stabdask as sd
+def die(module, name, after, store):
+    original, calls = getattr(module, name), []
+    def dying(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3 and not after:
+            os._exit(77)
+        result = original(*args, **kwargs)
+        if len(calls) == 3:
+            os._exit(77)
+        return result
+    setattr(module, name, dying)
+    cells = sd.open_cells({str(small.atlas)!r}, layer="M_t", cluster_key="state")
+    sd.run(cells, sd.read_field({str(small.field)!r}), store, workers=0, **{OPTIONS!r})
+for module, name, after, store in {steps!r}:
+    module = importlib.import_module(module)
+    child = os.fork()
+    if child == 0:
+        try:
+            die(module, name, after, os.path.join({str(folder)!r}, store))
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 77, (name, after, status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.mark.parametrize(("module", "name", "when"), STEPS, ids=[step[2] for step in STEPS])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_between_two_steps(
-    small, undisturbed: Path, tmp_path: Path, module, name: str, when: str, after: bool
+    small, undisturbed: Path, died: Path, module, name: str, when: str, after: bool
 ) -> None:
     """Die in the third partition around each step, then repeat the command."""
-    store = tmp_path / "o.zarr"
-    code = f"""
-import os, sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-import {module.__name__} as module
-import stabdask as sd
-original, calls = module.{name}, []
-def dying(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == 3 and not {after}:
-        os._exit(77)
-    result = original(*args, **kwargs)
-    if len(calls) == 3:
-        os._exit(77)
-    return result
-module.{name} = dying
-cells = sd.open_cells({str(small.atlas)!r}, layer="M_t", cluster_key="state")
-sd.run(cells, sd.read_field({str(small.field)!r}), {str(store)!r}, workers=0, **{OPTIONS!r})
-"""
-    died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert died.returncode == 77, died.stderr
+    store = died / f"{name}-{after}.zarr"
     n_done = sd.status(store).n_partitions_done
     assert n_done in (2, 3)
     assert not sd.status(store).running
@@ -222,27 +267,27 @@ def test_another_run_is_refused(small, undisturbed: Path, change: dict, says: st
     assert bytes_of(undisturbed) == before
 
 
-def test_changed_input_is_refused(small, undisturbed: Path) -> None:
+def test_changed_input_is_refused(own, undisturbed: Path) -> None:
     import h5py
 
-    with h5py.File(small.atlas, "r+") as file:
+    with h5py.File(own.atlas, "r+") as file:
         file["layers/M_t"][100, 3] += 1.0
     with pytest.raises(StoreMismatchError, match=r"cells\.content"):
-        run_small(small, undisturbed)
+        run_small(own, undisturbed)
 
 
 def test_time_and_size_of_a_file_that_is_compared_whole_do_not_matter(
-    small, tmp_path: Path, undisturbed: Path
+    own, tmp_path: Path, undisturbed: Path
 ) -> None:
     """Copied, touched, with clocks that differ, or with a column more: what is read of it is the same."""
     import h5py
 
     for when in (0, 2**31, 4_000_000_000):
-        os.utime(small.atlas, (when, when))
-        assert run_small(small, undisturbed).n_partitions_computed == 0
-    with h5py.File(small.atlas, "r+") as file:
+        os.utime(own.atlas, (when, when))
+        assert run_small(own, undisturbed).n_partitions_computed == 0
+    with h5py.File(own.atlas, "r+") as file:
         file["uns"].create_dataset("note", data=np.arange(10_000))
-    assert run_small(small, undisturbed).n_partitions_computed == 0
+    assert run_small(own, undisturbed).n_partitions_computed == 0
 
 
 def test_times_in_a_store_do_not_matter(small, tmp_path: Path, undisturbed: Path) -> None:
@@ -256,24 +301,24 @@ def test_times_in_a_store_do_not_matter(small, tmp_path: Path, undisturbed: Path
 
 
 def test_time_of_a_large_atlas_counts_and_can_be_given_back(
-    small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stabdask.runs.preflight._LOOK_BYTES", 0)
-    field, store = sd.read_field(small.field), tmp_path / "o.zarr"
+    field, store = sd.read_field(own.field), tmp_path / "o.zarr"
 
     def run() -> sd.RunReport:
-        cells = sd.open_cells(small.atlas, layer="M_t", cluster_key="state", block_cells=20)
+        cells = sd.open_cells(own.atlas, layer="M_t", cluster_key="state", block_cells=20)
         return sd.run(cells, field, store, workers=0, **OPTIONS)
 
     run()
     copy = tmp_path / "copy.h5ad"
-    copy.write_bytes(small.atlas.read_bytes())
-    copy.rename(small.atlas)
+    copy.write_bytes(own.atlas.read_bytes())
+    copy.rename(own.atlas)
     with pytest.raises(StoreMismatchError, match=r"modified_ns is .* give its time back: touch") as caught:
         run()
     subprocess.run(str(caught.value).split("time back: ")[1], shell=True, check=True)
     assert run().n_partitions_computed == 0
-    with small.atlas.open("ab") as file:
+    with own.atlas.open("ab") as file:
         file.write(b"more")
     with pytest.raises(StoreMismatchError, match=r"sources\[0\]\.bytes is ") as caught:
         run()
@@ -300,7 +345,7 @@ cells = sd.open_cells({str(small.atlas)!r}, layer="M_t", cluster_key="state")
 job = prepare(cells, sd.read_field({str(small.field)!r}), **options)
 print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(5):
+for _ in range(3):
     for number in range(1, 5):
         run_partition(make_task(job, Path({str(store)!r}), number))
 """
@@ -382,14 +427,13 @@ def test_changed_field_is_refused(small, undisturbed: Path) -> None:
         sd.run(cells, other, undisturbed, workers=0, **OPTIONS)
 
 
-def test_moved_atlas_still_resumes(small, tmp_path: Path, undisturbed: Path) -> None:
+def test_moved_atlas_still_resumes(own, tmp_path: Path, undisturbed: Path) -> None:
     moved = tmp_path / "elsewhere" / "atlas.h5ad"
     moved.parent.mkdir()
-    small.atlas.rename(moved)
+    own.atlas.rename(moved)
     cells = sd.open_cells(moved, layer="M_t", cluster_key="state")
     assert (
-        sd.run(cells, sd.read_field(small.field), undisturbed, workers=0, **OPTIONS).n_partitions_computed
-        == 0
+        sd.run(cells, sd.read_field(own.field), undisturbed, workers=0, **OPTIONS).n_partitions_computed == 0
     )
 
 
@@ -438,6 +482,7 @@ def test_verify_finds_wrong_numbers_with_right_checksums(small, undisturbed: Pat
     assert report.ok
     assert report.n_cells_checked == 230
     assert report.worst_eigenvalue_error < 1e-12
+    assert report.worst_element_error < 1e-15
     group = open_group(undisturbed, mode="r+")
     values = group["eigenvalue"][50:100]
     values[7, 0] += 1e-3
@@ -451,11 +496,12 @@ def test_verify_finds_wrong_numbers_with_right_checksums(small, undisturbed: Pat
     assert report.wrong_cells == ["c57"]
 
 
-def test_verify_finds_wrong_elements(small, undisturbed: Path) -> None:
-    report = sd.verify(undisturbed, n_cells=230)
-    assert report.worst_element_error < 1e-15
-    small.atlas.unlink()
-    report = sd.verify(undisturbed)
+def test_verify_finds_wrong_elements(own, tmp_path: Path) -> None:
+    store = tmp_path / "o.zarr"
+    run_small(own, store)
+    assert sd.verify(store, n_cells=3).worst_element_error < 1e-15
+    own.atlas.unlink()
+    report = sd.verify(store)
     assert report.n_cells_checked == 0
     assert "not used: no atlas at" in str(report)
 

@@ -16,7 +16,7 @@ from stabdask.runs.job import Job, prepare
 
 
 def simulated(tmp_path: Path, **options: Any) -> Job:
-    atlas = sd.simulate_atlas(tmp_path, n_cells=1500, n_genes=300, n_regulators=40, zero_fraction=0.4)
+    atlas = sd.simulate_atlas(tmp_path, n_cells=1100, n_genes=300, n_regulators=40, zero_fraction=0.4)
     cells = sd.open_cells(atlas.cells, layer=atlas.layer, cluster_key=atlas.cluster_key)
     return prepare(cells, sd.read_field(atlas.field), **options)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from fake_cuda import CUDARuntimeError, FakeCuda
 from kernels.device_array import DeviceArray, OutOfMemoryError
-from kernels.fake_gpu import FakeGpu, compile_device, fresh_caches
+from kernels.fake_gpu import FakeGpu, fresh_caches
 from random_atlas import RandomAtlas, random_atlas
 
 import stabdask as sd
@@ -32,11 +32,6 @@ from stabdask.schema import Status
 
 Array = np.ndarray[Any, Any]
 ELEMENTS = [("gene1", "gene0"), ("gene2", "gene2"), ("gene0", "gene1")]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compile_device(tmp_path_factory.mktemp("device"))
 
 
 @pytest.fixture

@@ -60,9 +60,14 @@ def takes_too_much(folder: Path, times: int) -> object:
 
 
 @pytest.mark.parametrize("times", [1, 99], ids=["once", "always"])
-def test_worker_killed_for_its_memory(small, calm: Path, tmp_path: Path, times: int) -> None:
+def test_worker_killed_for_its_memory(
+    small, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
     from stabdask.clusters import local_client
+    from stabdask.clusters.settings import SETTINGS
 
+    # Every worker that is killed takes seconds; random kills have as many as it takes.
+    monkeypatch.setitem(SETTINGS, "distributed.scheduler.allowed-failures", 1)
     store, folder = tmp_path / "o.zarr", tmp_path / "tries"
     folder.mkdir()
     with local_client(n_workers=1, memory_limit=LIMIT, dashboard=False) as client:

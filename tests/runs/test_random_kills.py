@@ -29,8 +29,8 @@ from stabdask.cli.main import main
 from stabdask.errors import RunFailedError, StabdaskError
 from stabdask.runs.receipts import is_locked
 
-N_PARTITIONS = 46
-OPTIONS = {"partition_cells": 5, "quantities": QUANTITIES}
+N_PARTITIONS = 23
+OPTIONS = {"partition_cells": 10, "quantities": QUANTITIES}
 HANG_S = 100
 
 
@@ -283,7 +283,7 @@ def test_scheduler(
         folder.mkdir()
         clusters.append(Cluster(folder))
         scheduler = clusters[-1].scheduler
-        wanted = int(rng.integers(1, 15)) * 5
+        wanted = int(rng.integers(1, 15)) * 10
 
         def kill(progress, scheduler=scheduler, wanted=wanted) -> None:
             if progress.n_new >= wanted and scheduler.poll() is None:

@@ -305,7 +305,7 @@ def test_many_damages_at_once(small, undisturbed: Path, store: Path) -> None:
 
 def test_command_line(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "o.zarr"
-    line = command(small, store, "--workers", "0")[3:]
+    line = command(small, store, "--workers", "0", "--partition-cells", "25")[3:]
     assert main(line) == 0
     middle(store / "trace" / "c" / "7")
     assert main(["verify", str(store), "--cells", "0"]) == DamagedStoreError.exit_code

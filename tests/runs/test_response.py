@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_atlas import planted, random_atlas
 from small_rkhs import small_rkhs
@@ -27,6 +27,7 @@ def planted_response(J: Any) -> dict[str, Any]:
     return compute_block(x, np.zeros(1, dtype=int), field, make_options(field, **asked))
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 50), st.sampled_from([0.0, 0.5]), st.sampled_from([(6, 2), (0, 4), (9, 9)]))
 def test_values_and_conditions_are_those_of_dense_inverses(
     seed: int, zeros: float, sizes: tuple[int, int]

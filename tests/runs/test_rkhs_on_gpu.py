@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda
-from kernels.fake_gpu import FakeGpu, compile_device, fresh_caches
+from kernels.fake_gpu import FakeGpu, fresh_caches
 from random_atlas import random_atlas
 from small_rkhs import small_rkhs
 
@@ -27,11 +27,6 @@ CASES: dict[str, dict[str, Any]] = {
     "two axes": {"n_axes": 2, "lifted": False, "basis": "umap"},
     "over genes": {"basis": None, "n_axes": 5},
 }
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compile_device(tmp_path_factory.mktemp("device"))
 
 
 @pytest.fixture
