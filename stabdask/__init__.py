@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from stabdask.report.document import write_report
     from stabdask.runs.array_jobs import finalize, initialize
     from stabdask.runs.fixed_points import fixed_points
+    from stabdask.runs.handle import RunHandle
     from stabdask.runs.knockouts import knockouts
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
@@ -51,6 +52,7 @@ _HOMES = {
     "HopfieldField": "stabdask.fields.hopfield",
     "Plan": "stabdask.runs.plan",
     "RKHSField": "stabdask.fields.rkhs",
+    "RunHandle": "stabdask.runs.handle",
     "RunReport": "stabdask.runs.run_report",
     "Share": "stabdask.runs.shares",
     "SimulatedAtlas": "stabdask.atlas.simulate",
@@ -91,6 +93,7 @@ __all__ = [
     "HopfieldField",
     "Plan",
     "RKHSField",
+    "RunHandle",
     "RunReport",
     "Share",
     "SimulatedAtlas",
