@@ -9,6 +9,8 @@ Names load on first use, so that importing the package stays fast.
 from __future__ import annotations
 
 import importlib
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -144,3 +146,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if os.environ.get("STABDASK_PLUGINS"):
+    from stabdask.errors import StabdaskError
+
+    # Before anything else of the package, half of which they may import. What is wrong with them is said where the
+    # names of quantities are first needed.
+    with suppress(StabdaskError):
+        importlib.import_module("stabdask.schema")
