@@ -9,6 +9,8 @@ Names load on first use, so that importing the package stays fast.
 from __future__ import annotations
 
 import importlib
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from stabdask.report.document import write_report
     from stabdask.runs.array_jobs import finalize, initialize
     from stabdask.runs.fixed_points import fixed_points
+    from stabdask.runs.handle import RunHandle
     from stabdask.runs.knockouts import knockouts
     from stabdask.runs.lazy import stability
     from stabdask.runs.plan import Plan, plan
@@ -51,6 +54,7 @@ _HOMES = {
     "HopfieldField": "stabdask.fields.hopfield",
     "Plan": "stabdask.runs.plan",
     "RKHSField": "stabdask.fields.rkhs",
+    "RunHandle": "stabdask.runs.handle",
     "RunReport": "stabdask.runs.run_report",
     "Share": "stabdask.runs.shares",
     "SimulatedAtlas": "stabdask.atlas.simulate",
@@ -91,6 +95,7 @@ __all__ = [
     "HopfieldField",
     "Plan",
     "RKHSField",
+    "RunHandle",
     "RunReport",
     "Share",
     "SimulatedAtlas",
@@ -141,3 +146,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if os.environ.get("STABDASK_PLUGINS"):
+    from stabdask.errors import StabdaskError
+
+    # Before anything else of the package, half of which they may import. What is wrong with them is said where the
+    # names of quantities are first needed.
+    with suppress(StabdaskError):
+        importlib.import_module("stabdask.schema")

@@ -21,6 +21,7 @@ __all__ = [
     "NotPositiveDefiniteError",
     "OutputError",
     "RunFailedError",
+    "RunTimeoutError",
     "SingularMatrixError",
     "StabdaskError",
     "StabdaskWarning",
@@ -142,6 +143,10 @@ class RunFailedError(StabdaskError, RuntimeError):
     """Partitions that could not be finished; what was finished is kept and resumes."""
 
     exit_code = 1
+
+
+class RunTimeoutError(StabdaskError, TimeoutError):
+    """A run that still goes on after the time one was ready to wait for it."""
 
 
 class StabdaskWarning(UserWarning):

@@ -16,7 +16,7 @@ PACKAGE = Path(stabdask.__file__).parent
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS: list[set[str]] = [
     {"errors", "schema"},
-    {"checks", "files", "row_blocks", "sizes"},
+    {"checks", "files", "rich", "row_blocks", "sizes"},
     {"kernels"},
     {"fields"},
     {"analysis", "atlas"},

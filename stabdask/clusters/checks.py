@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import StabdaskWarning, UnfitWorkerError
+from stabdask.schema import plugin_names
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -45,6 +46,7 @@ def essential_versions() -> Mapping[str, str | None]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
+    found["plugins"] = ",".join(plugin_names()) or None
     return found
 
 
@@ -53,14 +55,15 @@ def version_problems(
 ) -> list[str]:
     """Return sentences on versions that differ where they must not: those of `who` and ours.
 
-    Python by its minor version, NumPy by its major, `stabdask`, Zarr, Dask, distributed and cloudpickle entirely.
+    Python by its minor version, NumPy by its major, `stabdask`, Zarr, Dask, distributed and cloudpickle entirely, and
+    plugins (``STABDASK_PLUGINS``) by name.
 
     Examples
     --------
     >>> version_problems({"python": "3.11.4", "zarr": "3.0.1"}, {"python": "3.11.9", "zarr": "3.1.6"}, "n1", ["zarr"])
     ['n1 has zarr 3.0.1, this process 3.1.6']
     """
-    wanted = tuple(only) or ("python", *_SAME, "numpy")
+    wanted = tuple(only) or ("python", *_SAME, "numpy", "plugins")
     parts = {"python": 2, "numpy": 1}
     problems = []
     for name in wanted:
@@ -116,12 +119,16 @@ def check_versions(client: Client) -> None:
     numerics = set()
     for address, answer in found["workers"].items():
         theirs = _packages(answer)
-        problems += version_problems(
-            theirs, ours, f"the worker {address} on {hosts.get(address, 'an unknown host')}"
-        )
+        who = f"the worker {address} on {hosts.get(address, 'an unknown host')}"
+        problems += version_problems(theirs, ours, who, ("python", *_SAME, "numpy"))
         numerics |= {
             f"{name} {theirs.get(name)}" for name in ("numpy", "scipy") if theirs.get(name) != ours[name]
         }
+    if not problems:
+        for address, names in _answers(client, plugin_names).items():
+            theirs = {"plugins": ",".join(names) or None}
+            who = f"the worker {address} on {hosts.get(address, 'an unknown host')}"
+            problems += version_problems(theirs, ours, who, ["plugins"])
     if problems:
         more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
         raise UnfitWorkerError(

@@ -86,6 +86,7 @@ def local_client(
     dashboard: bool = True,
     host: str = "127.0.0.1",
     adaptive: tuple[int, int] | None = None,
+    default: bool = True,
 ) -> Iterator[Client]:
     """Start worker processes on this host and give a client of them; all end with the block.
 
@@ -104,6 +105,8 @@ def local_client(
         this cluster, made for it, can connect.
     adaptive
         Fewest and most workers, started and ended as there is work, in place of `n_workers`.
+    default
+        Whether whatever else is computed with Dask meanwhile goes to these workers too.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def local_client(
             cluster = LocalCluster(n_workers=adaptive[0] if adaptive else n_workers, processes=True, **how)
         except RuntimeError as error:  # of its nannies
             raise ClusterError(f"the worker processes did not start ({error}); {_GUARD}") from error
-        with cluster, Client(cluster) as client:
+        with cluster, Client(cluster, set_as_default=default) as client:
             if adaptive is not None:
                 cluster.adapt(minimum=adaptive[0], maximum=adaptive[1])
             client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
@@ -194,6 +197,7 @@ def gpu_client(
     memory_limit: int | None,
     dashboard: bool = True,
     say: Callable[[str], None] | None = None,
+    default: bool = True,
 ) -> Iterator[Client]:
     """Start one worker process on each GPU of this host and give a client of them; all end with the block.
 
@@ -210,6 +214,8 @@ def gpu_client(
         Whether to serve Dask's dashboard, at port 8787 if that is free.
     say
         Called with a line about the GPUs and the pool chosen.
+    default
+        As in `local_client`.
 
     Raises
     ------
@@ -223,7 +229,7 @@ def gpu_client(
     pool, said = _memory_pool(gpus)
     with dask.config.set(SETTINGS):
         cluster = _cuda_cluster(n_workers, {**pool, **_listening(memory_limit, dashboard)})
-        with cluster, Client(cluster) as client:
+        with cluster, Client(cluster, set_as_default=default) as client:
             _wait_for_workers(client, n_workers)
             client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
             if say is not None:

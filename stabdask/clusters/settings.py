@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from stabdask.schema import PLUGINS_VARIABLE, plugin_names
+
 __all__ = ["SETTINGS", "remote_environment", "worker_environment"]
 
 SETTINGS: dict[str, Any] = {
@@ -53,4 +55,5 @@ def remote_environment() -> dict[str, str]:
         for name, value in SETTINGS.items()
         if not isinstance(value, dict)
     }
-    return {**worker_environment(), **settings}
+    plugins = {PLUGINS_VARIABLE: ",".join(plugin_names())} if plugin_names() else {}
+    return {**worker_environment(), **settings, **plugins}

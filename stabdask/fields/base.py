@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from stabdask.errors import MissingKeyError, near_misses
 from stabdask.fields.linearization import Array, Index, Linearization
+from stabdask.rich import Rich
+from stabdask.sizes import format_bytes
 
 __all__ = ["Array", "Field", "Index", "Linearization"]
 
 
-class Field(ABC):
+class Field(Rich, ABC):
     """A fitted velocity field: genes, clusters, regulators and the Jacobian at any expression."""
 
     kind: ClassVar[str]
@@ -71,6 +73,19 @@ class Field(ABC):
     def space(self) -> str:
         """What the field is over, in words."""
         return f"{self.n_genes:,} genes, of which {len(self.regulator_index):,} regulate"
+
+    def _rich_text(self) -> str:
+        named = ", ".join(self.clusters[:12])
+        more = f", and {len(self.clusters) - 12:,} more" if len(self.clusters) > 12 else ""
+        return "\n".join(
+            (
+                f"over         {self.space}",
+                f"clusters     {len(self.clusters):,}: {named}{more}",
+                f"cores        up to {self.largest_core:,} x {self.largest_core:,}",
+                f"parameters   {format_bytes(self.n_bytes)} in memory",
+                f"fingerprint  {self.fingerprint}",
+            )
+        )
 
     def why_not(self, quantity: str) -> str | None:
         """Return why the field has no such quantity, for a message, or None if it has it."""

@@ -6,14 +6,15 @@ path.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stabdask.errors import DamagedStoreError, InputError, MissingFileError
+from stabdask.errors import DamagedStoreError, InputError, MissingFileError, UsageError
 from stabdask.fields.base import Field
+from stabdask.fields.formula import FormulaField
 from stabdask.fields.hill import HillParameters
 from stabdask.fields.hopfield import HopfieldField
 from stabdask.fields.hopfield_cluster import HopfieldCluster
@@ -27,6 +28,7 @@ from stabdask.files import (
     write_array,
     write_names,
 )
+from stabdask.schema.added import PLUGINS_VARIABLE, load_plugins
 
 __all__ = ["field_kind", "open_field", "open_field_cached", "save_field"]
 
@@ -59,9 +61,15 @@ def save_field(field: Field, path: str | Path, *, overwrite: bool = False) -> Pa
         write_names(group, "gene", field.genes.tolist(), "gene")
         if isinstance(field, HopfieldField):
             _write_hopfield(field, group)
-        else:
-            assert isinstance(field, RKHSField)
+        elif isinstance(field, RKHSField):
             _write_rkhs(field, group)
+        elif isinstance(field, FormulaField):
+            _write_formula(field, group)
+        else:
+            raise UsageError(
+                f"a {type(field).__name__} cannot be saved; expected a HopfieldField, an RKHSField, or a subclass of "
+                "stabdask.fields.formula.FormulaField"
+            )
     return place.origin
 
 
@@ -84,6 +92,16 @@ def _write_rkhs(field: RKHSField, group: Any) -> None:
     write_array(group, "beta", np.asarray([field.beta]), ("one",))
     if field.loadings is not None:
         write_array(group, "loadings", field.loadings, ("gene", "axis"))
+
+
+def _write_formula(field: FormulaField, group: Any) -> None:
+    names = sorted(field.parameters)
+    group.attrs["parameters"] = names
+    # By position: no name from a file becomes a path.
+    folder = group.create_group("parameters")
+    for number, name in enumerate(names):
+        values = field.parameters[name]
+        folder.create_array(str(number), data=np.atleast_1d(values)).attrs["scalar"] = values.ndim == 0
 
 
 def open_field(path: str | Path, *, kind: str | None = None) -> Field:
@@ -112,8 +130,13 @@ def open_field(path: str | Path, *, kind: str | None = None) -> Field:
         there = "" if found is None else f", but one of kind {found!r}"
         raise MissingFileError(f"{path} holds no {wanted}{there}; make one with 'stabdask field convert'")
     readers = {HopfieldField.kind: _read_hopfield, RKHSField.kind: _read_rkhs}
+    load_plugins()
+    readers |= {name: partial(_read_formula, kind) for name, kind in FormulaField.kinds.items()}
     if found not in readers:
-        raise InputError(f"{path} holds a field of kind {found!r}, which this version cannot read")
+        raise InputError(
+            f"{path} holds a field of kind {found!r}, which this version cannot read; if a module of yours defines it, "
+            f"name that in the environment variable {PLUGINS_VARIABLE}, here and on workers"
+        )
     try:
         field = readers[found](group)
         intact = field.fingerprint == group.attrs["fingerprint"]
@@ -154,6 +177,14 @@ def _read_rkhs(group: Any) -> Field:
         loadings=loadings,
         genes=read_names(group, "gene").tolist() if named else None,
     )
+
+
+def _read_formula(kind: type[FormulaField], group: Any) -> Field:
+    parameters = {}
+    for number, name in enumerate(group.attrs["parameters"]):
+        array = group[f"parameters/{number}"]
+        parameters[str(name)] = array[...][0] if array.attrs["scalar"] else array[...]
+    return kind(read_names(group, "gene").tolist(), **parameters)
 
 
 @lru_cache(maxsize=4)

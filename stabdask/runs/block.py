@@ -31,7 +31,7 @@ from stabdask.runs.scalars import (
     write_spectral_scalars,
 )
 from stabdask.runs.shapes import batch_cells, empty_arrays
-from stabdask.schema import VARIABLES, Status
+from stabdask.schema import VARIABLES, Status, added_quantities
 
 __all__ = [
     "NO_LABEL",
@@ -232,6 +232,9 @@ def _compute_cluster(
     for name, compute in closed_forms.items():
         if name in out:
             out[name][rows] = compute()
+    for name, quantity in added_quantities().items():
+        if name in out:
+            out[name][rows] = quantity.values(linear, len(rows))
     if "element" in out:
         out["element"][rows] = linear.elements(*pairs)
     write_calculus(linear, rows, out)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from stabdask.checks import refuse_asynchronous
 from stabdask.clusters import gpu_client, local_client
 from stabdask.clusters.checks import await_worker, check_paths, check_versions, essential_versions
-from stabdask.clusters.dashboard import dashboard_text
+from stabdask.clusters.dashboard import dashboard_text, dashboard_url
 from stabdask.errors import StabdaskError, UnfitWorkerError
 from stabdask.files import Place
 from stabdask.runs.losses import out_of_memory, scheduler_needed
 from stabdask.runs.partition import PartitionTask, run_partition, run_task
 from stabdask.runs.plan import Plan
-from stabdask.runs.progress import ProgressWriter
+from stabdask.runs.progress import ProgressDisplay
 from stabdask.runs.receipts import Receipt, receipt_folder
+from stabdask.runs.watch import Watch
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -28,6 +29,8 @@ __all__ = ["Here", "OnCluster", "open_executor"]
 
 _TRIES = 3
 _ASK_S = 1.0
+_LOOK_S = 0.05
+"""How often to look for what is finished, where a run may be told to stop; workers have more to do meanwhile."""
 _MOST_REFUSERS = 20
 """Workers that join and do not fit, before it is taken that none will."""
 _MOST_WAITING = 10_000
@@ -38,11 +41,14 @@ class Here:
     """Computes partitions one after the other in this process."""
 
     n_workers: int = 0
+    dashboard: str | None = None
     failures: dict[int, str] = field(default_factory=dict)
 
-    def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
-        """Give the receipts of `tasks`, in their order."""
+    def map(self, tasks: Iterator[PartitionTask], watch: Watch | None = None) -> Iterator[Receipt]:
+        """Give the receipts of `tasks`, in their order, until `watch` says to stop."""
         for task in tasks:
+            if watch is not None and watch.stopping:
+                return
             receipt = self._run(task)
             if receipt is not None:
                 yield receipt
@@ -67,6 +73,7 @@ class OnCluster:
     def __init__(self, client: Client, say: Callable[[str], None] | None = None) -> None:
         self.client = client
         self.failures: dict[int, str] = {}
+        self.dashboard = dashboard_url(client)
         self.n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
         self._waiting, self._asked_again = 0, 0.0
         self._say = say
@@ -74,8 +81,8 @@ class OnCluster:
         self._refusers: set[str] = set()
         self._versions = dict(essential_versions())
 
-    def map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
-        """Give the receipts of `tasks` as they come; what fails for good goes to `failures`.
+    def map(self, tasks: Iterator[PartitionTask], watch: Watch | None = None) -> Iterator[Receipt]:
+        """Give the receipts of `tasks` as they come, until `watch` says to stop; `failures` has what fails for good.
 
         Raises
         ------
@@ -83,9 +90,9 @@ class OnCluster:
             If the scheduler no longer answers.
         """
         with scheduler_needed(self.client):
-            yield from self._map(tasks)
+            yield from self._map(tasks, watch)
 
-    def _map(self, tasks: Iterator[PartitionTask]) -> Iterator[Receipt]:
+    def _map(self, tasks: Iterator[PartitionTask], watch: Watch | None) -> Iterator[Receipt]:
         from distributed import as_completed
 
         running: dict[Any, PartitionTask] = {}
@@ -93,6 +100,9 @@ class OnCluster:
         try:
             self._fill(tasks, running, completed)
             while running:
+                while watch is not None and not completed.has_ready():
+                    if watch.wait_to_stop(_LOOK_S):
+                        return
                 future = next(completed)
                 task = running.pop(future)
                 error = future.exception()
@@ -183,7 +193,7 @@ def open_executor(
         yield Here()
         return
     refuse_asynchronous(client)
-    say = show.message if isinstance(show, ProgressWriter) else None
+    say = show.message if isinstance(show, ProgressDisplay) else None
     if client is not None:
         await_worker(client, say)
         check_versions(client)
@@ -193,7 +203,13 @@ def open_executor(
         return
     assert plan is not None
     limit = None if plan.memory_bytes is None else plan.worker_limit_bytes
-    how: Any = {"n_workers": plan.n_workers, "memory_limit": limit, "dashboard": dashboard}
+    # Others of this process may compute meanwhile, but not on these workers, which end with the run.
+    how: Any = {
+        "n_workers": plan.n_workers,
+        "memory_limit": limit,
+        "dashboard": dashboard,
+        "default": False,
+    }
     context: Any = gpu_client(**how, say=say) if plan.n_gpus else local_client(**how)
     with context as active:
         text = dashboard_text(active)

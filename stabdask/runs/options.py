@@ -17,6 +17,7 @@ from stabdask.schema import (
     CLOSED_FORM_QUANTITIES,
     DEFAULT_QUANTITIES,
     MODE_QUANTITIES,
+    PLUGINS_VARIABLE,
     QUANTITIES,
     SCALARS,
     SWITCH_MEANS,
@@ -139,6 +140,12 @@ class Options:
             wanted |= {"element"}
         if self.iterates:
             wanted |= {"audit_difference", "audit_missed"}
+        unknown = sorted(wanted - VARIABLES.keys())
+        if unknown:
+            raise MissingKeyError(
+                f"quantity {unknown[0]!r} is not known in this process; name the module that defines it in the "
+                f"environment variable {PLUGINS_VARIABLE}, here and on workers"
+            )
         return tuple(name for name in VARIABLES if name in wanted)
 
     def _made_of(self, name: str) -> tuple[str, ...]:

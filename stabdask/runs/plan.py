@@ -12,6 +12,7 @@ from stabdask.errors import MemoryBudgetError, UsageError
 from stabdask.fields.base import Field
 from stabdask.kernels.device import require_gpus
 from stabdask.kernels.machine import cpu_count
+from stabdask.rich import Rich
 from stabdask.runs.estimates import rehearse
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.sizing import block_bytes, output_bytes, sums_bytes, task_bytes
@@ -36,7 +37,7 @@ _START_S = 3.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Rich):
     """What a run will take.
 
     Attributes

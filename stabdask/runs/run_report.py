@@ -7,6 +7,7 @@ from typing import Any
 
 from stabdask.files import Place
 from stabdask.kernels import lanes
+from stabdask.rich import Rich
 from stabdask.runs.job import RunSpec
 from stabdask.runs.plan import format_seconds
 from stabdask.runs.receipts import Receipt
@@ -19,7 +20,7 @@ __all__ = ["RunReport", "make_report"]
 
 
 @dataclass(frozen=True)
-class RunReport:
+class RunReport(Rich):
     """What a run did.
 
     Attributes
@@ -83,6 +84,8 @@ class RunReport:
     repaired_partitions: dict[int, str] = field(default_factory=dict)
     repaired_metadata: dict[str, str] = field(default_factory=dict)
     locked: bool = True
+
+    _title = "Run"
 
     @property
     def n_failed(self) -> int:

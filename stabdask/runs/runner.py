@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMismatchError, UsageError
 from stabdask.files import Place, place_of, sweep_beside
 from stabdask.runs.executors import open_executor
+from stabdask.runs.handle import RunHandle
 from stabdask.runs.job import Job, prepare, touch_hint
 from stabdask.runs.losses import failure_hint
 from stabdask.runs.partition import PartitionTask, make_task
 from stabdask.runs.plan import gpu_request, plan_job
-from stabdask.runs.progress import Progress, ProgressWriter
+from stabdask.runs.progress import Progress, ProgressDisplay, progress_display
 from stabdask.runs.receipts import Receipt, mend_receipt_folder, read_receipts, store_lock, sweep_leftovers
 from stabdask.runs.repair import backend_of_receipts, check_field, on_disk, repair_attributes, repair_store
 from stabdask.runs.run_report import RunReport, make_report
 from stabdask.runs.shares import Partitions, chosen_partitions
 from stabdask.runs.sizing import block_bytes
 from stabdask.runs.store import create_store, read_spec
+from stabdask.runs.watch import Watch
 from stabdask.sizes import format_bytes
 
 if TYPE_CHECKING:
@@ -32,11 +35,24 @@ if TYPE_CHECKING:
 __all__ = ["finished_partitions", "make_or_match", "run", "run_job", "with_recorded_backend"]
 
 
+@overload
+def run(
+    cells: xr.Dataset, field: Field, store: str | Path, *, wait: Literal[True] = True, **options: Any
+) -> RunReport: ...
+@overload
+def run(
+    cells: xr.Dataset, field: Field, store: str | Path, *, wait: Literal[False], **options: Any
+) -> RunHandle: ...
+@overload
+def run(
+    cells: xr.Dataset, field: Field, store: str | Path, *, wait: bool, **options: Any
+) -> RunReport | RunHandle: ...
 def run(
     cells: xr.Dataset,
     field: Field,
     store: str | Path,
     *,
+    wait: bool = True,
     client: Client | None = None,
     memory: int | str | None = None,
     workers: int | None = None,
@@ -50,7 +66,7 @@ def run(
     partition_cells: int | None = None,
     request: Mapping[str, Any] | None = None,
     **options: Any,
-) -> RunReport:
+) -> RunReport | RunHandle:
     """Compute the stability of every cell into a durable store.
 
     Running the same call again resumes: partitions with a receipt are not computed again. A store that belongs
@@ -64,6 +80,8 @@ def run(
         From `stabdask.read_field`.
     store
         Path of the Zarr store to make or to resume, or its address in a bucket (``s3://bucket/out.zarr``).
+    wait
+        False returns once workers are there, with a handle of the run, which goes on in the background.
     client
         A `distributed.Client`; worker processes on this host if not given.
     memory
@@ -77,7 +95,8 @@ def run(
         Compute only these partitions, in this order, or those of a `stabdask.Share`. Several such calls may write to
         one store at the same time, on any hosts; `stabdask.finalize` then says whether all is there.
     progress
-        True for a bar on stderr, or a function called with a `Progress`.
+        True for a bar in a notebook or on stderr (lines now and then, where that is no terminal), or a function called
+        with a `Progress`.
     dashboard
         Whether to serve Dask's dashboard on loopback (only without `client`).
     lock
@@ -96,7 +115,8 @@ def run(
 
     Returns
     -------
-    RunReport
+    RunReport or RunHandle
+        With ``wait=False`` a handle, whose `wait` returns the report.
 
     Raises
     ------
@@ -121,7 +141,8 @@ def run(
     n_gpus, options = gpu_request(options, gpu=gpu, workers=workers, client=client)
     options = with_recorded_backend(options, place_of(store), repair=repair)
     job = prepare(cells, field, missing_cluster=missing_cluster, partition_cells=partition_cells, **options)
-    return run_job(
+    work = partial(
+        run_job,
         job,
         store,
         client=client,
@@ -135,6 +156,7 @@ def run(
         repair=repair,
         request=request,
     )
+    return work() if wait else RunHandle(str(store), lambda watch: work(watch=watch), job.spec.n_cells)
 
 
 def run_job(
@@ -151,8 +173,12 @@ def run_job(
     lock: bool = True,
     repair: bool = False,
     request: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> RunReport:
-    """Run a checked job, on the first `n_gpus` GPUs of this host if there are any; see `run`."""
+    """Run a checked job, on the first `n_gpus` GPUs of this host if there are any; see `run`.
+
+    `watch` is told of its progress and may stop it: the report then is of what is finished.
+    """
     begin = time.monotonic()
     path = place_of(store)
     spec = job.spec
@@ -166,7 +192,7 @@ def run_job(
     if client is None:
         plan = plan_job(job, memory=memory, workers=workers, n_gpus=n_gpus, most_workers=len(order))
     rewritten = make_or_match(path, job, request, repair=repair, lock=lock)
-    show = ProgressWriter() if progress is True else (progress or None)
+    show = progress_display() if progress is True else (progress or None)
     found = None
     with store_lock(path, shared=shared, lock=lock) as check_lock:
         sweeps = lock and not shared
@@ -174,7 +200,7 @@ def run_job(
             sweep_leftovers(path)
         if repair:
             found = repair_store(on_disk(path), job, metadata=rewritten)
-            if isinstance(show, ProgressWriter):
+            if isinstance(show, ProgressDisplay):
                 show.message(str(found))
         check_field(path, job.spec.field)
         receipts = read_receipts(path, spec.fingerprint)
@@ -182,10 +208,14 @@ def run_job(
         n_workers = 0
         n_new = 0
         if todo:
-            tally = _Tally(receipts, spec.n_cells, begin, show)
+            shown = [display for display in (watch.show if watch else None, show) if display]
+            tally = _Tally(receipts, spec.n_cells, begin, shown)
             with open_executor(client, plan, show, dashboard, path, _input_paths(job)) as executor:
                 tally.start()
-                for receipt in executor.map(_tasks(job, path, todo)):
+                if watch is not None:
+                    watch.dashboard = executor.dashboard
+                    watch.started.set()
+                for receipt in executor.map(_tasks(job, path, todo), watch):
                     tally.add(receipt)
                     check_lock()
                 failures, n_workers = executor.failures, executor.n_workers
@@ -309,13 +339,13 @@ class _Tally:
         receipts: dict[int, Receipt],
         n_cells: int,
         begin: float,
-        show: Callable[[Progress], None] | None,
+        shown: list[Callable[[Progress], None]],
     ) -> None:
         self.receipts = receipts
         self.n_cells = n_cells
         self.n_new = 0
         self._begin = begin
-        self._show = show
+        self._shown = shown
 
     def start(self) -> None:
         self._begin = time.monotonic()
@@ -327,16 +357,17 @@ class _Tally:
         self._publish()
 
     def _publish(self) -> None:
-        if self._show is not None:
-            self._show(
-                Progress(
-                    n_done=sum(receipt.n_cells for receipt in self.receipts.values()),
-                    n_cells=self.n_cells,
-                    n_new=self.n_new,
-                    n_failed=sum(receipt.n_failed for receipt in self.receipts.values()),
-                    seconds=time.monotonic() - self._begin,
-                )
-            )
+        if not self._shown:
+            return
+        progress = Progress(
+            n_done=sum(receipt.n_cells for receipt in self.receipts.values()),
+            n_cells=self.n_cells,
+            n_new=self.n_new,
+            n_failed=sum(receipt.n_failed for receipt in self.receipts.values()),
+            seconds=time.monotonic() - self._begin,
+        )
+        for show in self._shown:
+            show(progress)
 
 
 def _failed(failures: dict[int, str], path: Place) -> RunFailedError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stabdask.rich import Rich
 from stabdask.runs.plan import format_seconds
 from stabdask.runs.receipts import is_locked, read_receipts, total_status
 from stabdask.runs.store import read_spec
@@ -15,7 +16,7 @@ __all__ = ["StoreStatus", "status"]
 
 
 @dataclass(frozen=True)
-class StoreStatus:
+class StoreStatus(Rich):
     """How far a store is.
 
     Attributes
@@ -48,6 +49,8 @@ class StoreStatus:
     status_counts: dict[int, int]
     worker_seconds: float
     backend: str
+
+    _title = "Store"
 
     @property
     def complete(self) -> bool:

@@ -15,6 +15,7 @@ from stabdask.atlas.cells import cell_names, cell_state
 from stabdask.errors import InputError, MissingKeyError, StabdaskError
 from stabdask.fields.base import Field, Index
 from stabdask.files import open_group
+from stabdask.rich import Rich
 from stabdask.runs.annotations import damaged_annotations
 from stabdask.runs.integrity import damaged_metadata, damaged_variables
 from stabdask.runs.job import RunSpec, cells_identity
@@ -34,7 +35,7 @@ _LIMITS = {"float64": 1e-10, "float32": 1e-4}
 
 
 @dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(Rich):
     """What a verification found.
 
     Attributes
@@ -90,6 +91,8 @@ class VerifyReport:
     n_responses: int = 0
     worst_response_error: float = 0.0
     wrong_sums: list[int] = field(default_factory=list)
+
+    _title = "Verification"
 
     @property
     def ok(self) -> bool:

@@ -1,5 +1,11 @@
 """Names, dimensions, units and meaning of everything stabdask computes."""
 
+# What modules of others need, which the registry imports, comes first.
+from stabdask.schema.added import PLUGINS_VARIABLE, Quantity, added_quantities, plugin_names
+from stabdask.schema.status import Status, count_failed, counts_text, named_counts
+from stabdask.schema.variable import Variable
+
+# isort: split
 from stabdask.schema.quantities import (
     AXIS_SENSITIVITY_MEANS,
     BLOCK_QUANTITIES,
@@ -13,8 +19,6 @@ from stabdask.schema.quantities import (
     VECTOR_QUANTITIES,
 )
 from stabdask.schema.registry import FORMAT_VERSION, PARAMETER_ATTRS, VARIABLES, variable_table
-from stabdask.schema.status import Status, count_failed, counts_text, named_counts
-from stabdask.schema.variable import Variable
 
 __all__ = [
     "AXIS_SENSITIVITY_MEANS",
@@ -24,16 +28,20 @@ __all__ = [
     "FORMAT_VERSION",
     "MODE_QUANTITIES",
     "PARAMETER_ATTRS",
+    "PLUGINS_VARIABLE",
     "QUANTITIES",
     "SCALARS",
     "SPECTRAL_QUANTITIES",
     "SWITCH_MEANS",
     "VARIABLES",
     "VECTOR_QUANTITIES",
+    "Quantity",
     "Status",
     "Variable",
+    "added_quantities",
     "count_failed",
     "counts_text",
     "named_counts",
+    "plugin_names",
     "variable_table",
 ]

@@ -6,6 +6,8 @@ documentation prints it as a table.
 
 from __future__ import annotations
 
+from stabdask.errors import UsageError
+from stabdask.schema.added import added_quantities
 from stabdask.schema.variable import Variable
 
 __all__ = ["FORMAT_VERSION", "PARAMETER_ATTRS", "VARIABLES", "variable_table"]
@@ -342,8 +344,20 @@ _REGISTRY: tuple[Variable, ...] = (
     ),
 )  # fmt: skip
 
-VARIABLES: dict[str, Variable] = {variable.name: variable for variable in _REGISTRY}
-"""Every variable by name."""
+
+def _with_added(own: dict[str, Variable]) -> dict[str, Variable]:
+    """Return the registry with what modules of others add."""
+    added = added_quantities()
+    for name in added:
+        if name in own:
+            raise UsageError(
+                f"quantity {name!r} of a module is one of stabdask already; give it another name"
+            )
+    return {**own, **{name: quantity.variable for name, quantity in added.items()}}
+
+
+VARIABLES: dict[str, Variable] = _with_added({variable.name: variable for variable in _REGISTRY})
+"""Every variable by name; last those of `stabdask.schema.added`."""
 
 PARAMETER_ATTRS: dict[str, dict[str, str]] = {
     "degradation": {
@@ -375,6 +389,7 @@ def variable_table() -> str:
     """
     rows = ["| name | dimensions | units | meaning | source |", "|---|---|---|---|---|"]
     rows += [
-        f"| `{v.name}` | {', '.join(v.dims)} | {v.units} | {v.description} | {v.source} |" for v in _REGISTRY
+        f"| `{v.name}` | {', '.join(v.dims)} | {v.units} | {v.description} | {v.source} |"
+        for v in VARIABLES.values()
     ]
     return "\n".join(rows)

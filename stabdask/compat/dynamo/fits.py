@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.compat.dynamo.functions import GivenFunction, GivenLinearization, function_of
+from stabdask.compat.dynamo.functions import function_of
 from stabdask.compat.dynamo.notes import say
 from stabdask.compat.dynamo.points import embedded_points, fitted_to, points_over_genes
 from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError
 from stabdask.fields.base import Array, Index
 from stabdask.fields.dynamo import fitted_points, read_dynamo
+from stabdask.fields.given import GivenFunction, GivenLinearization
 from stabdask.fields.rkhs import RKHSField
 from stabdask.fields.rkhs_linear import RKHSLinearization
 from stabdask.kernels.machine import cpu_count

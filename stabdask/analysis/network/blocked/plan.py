@@ -12,6 +12,7 @@ from stabdask.analysis.network.blocked.tiles import Grid
 from stabdask.analysis.network.blocked.workers import worker_threads
 from stabdask.analysis.network.shrinkage import SHRINKAGES
 from stabdask.errors import InputError, MemoryBudgetError, UsageError, near_misses
+from stabdask.rich import Rich
 from stabdask.sizes import format_bytes, parse_memory
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _BLOCK_CELLS = 1_024
 
 
 @dataclass(frozen=True)
-class NetworkPlan:
+class NetworkPlan(Rich):
     """What a precision matrix will take.
 
     Attributes
