@@ -22,6 +22,7 @@ from stabdask.fields.rkhs import RKHSField
 from stabdask.files import (
     existing_place,
     new_directory,
+    new_group,
     open_group,
     place_of,
     read_names,
@@ -52,11 +53,9 @@ def save_field(field: Field, path: str | Path, *, overwrite: bool = False) -> Pa
     StoreMismatchError
         If `path` exists and `overwrite` is false.
     """
-    import zarr
-
     place = place_of(path)
     with new_directory(place, overwrite=overwrite) as folder:
-        group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+        group = new_group(folder)
         group.attrs.update({_KIND: field.kind, "format_version": 1, "fingerprint": field.fingerprint})
         write_names(group, "gene", field.genes.tolist(), "gene")
         if isinstance(field, HopfieldField):

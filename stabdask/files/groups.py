@@ -12,9 +12,17 @@ import numpy.typing as npt
 from stabdask.errors import MissingFileError, StabdaskError
 from stabdask.files.places import Place, place_of
 
-__all__ = ["open_group", "read_names", "write_array", "write_names"]
+__all__ = ["new_group", "open_group", "read_names", "write_array", "write_names"]
 
 _NAMES_PER_CHUNK = 65_536
+
+
+def new_group(folder: Path) -> Any:
+    """Make an empty Zarr group of a folder that is there and empty, as `stabdask.files.new_directory` gives it."""
+    import zarr
+
+    # Mode "w" would delete the folder and make another, which nobody holds: it would be swept while it is filled.
+    return zarr.open_group(str(folder), mode="w-", zarr_format=3)
 
 
 def open_group(path: str | Path | Place, *, mode: str = "r") -> Any:

@@ -116,7 +116,10 @@ def _make_held(folder: Path) -> int:
     """Make a folder and lock it, which tells it from one left by a process that was killed."""
     while True:
         folder.mkdir()
-        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # swept before it could be held
+            continue
         with suppress(OSError):  # some network file systems lock no folders
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if folder.exists():

@@ -27,6 +27,7 @@ from stabdask.files import (
     fsync_directory,
     fsync_file,
     new_directory,
+    new_group,
     open_group,
     place_of,
     write_array,
@@ -161,12 +162,10 @@ def create_store(path: Path | Place, job: Job, request: Mapping[str, Any] | None
     StoreLockedError
         If another process is making it (in a bucket).
     """
-    import zarr
-
     spec = job.spec
     try:
         with new_directory(path) as folder:
-            group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+            group = new_group(folder)
             write_coordinates(group, job)
             create_arrays(group, spec, job.field)
             job.field.save(folder / "field")

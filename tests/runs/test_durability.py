@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -416,6 +417,47 @@ def test_what_a_killed_process_began_beside_a_store_is_swept(small, tmp_path: Pa
     run_small(small, store)
     assert not dead.exists()
     assert all(path.exists() for path in keep)
+
+
+def test_a_store_that_is_being_made_is_not_swept(small, tmp_path: Path, monkeypatch) -> None:
+    """Others that begin meanwhile look for leftovers at any moment; what is filled is held to its end."""
+    from stabdask.files import sweep_beside
+    from stabdask.runs import store as store_module
+
+    store = tmp_path / "o.zarr"
+    swept = []
+    for name in ("write_coordinates", "create_arrays", "make_receipt_folder", "store_attributes"):
+        step = getattr(store_module, name)
+
+        def swept_before(*arguments: Any, step: Any = step) -> Any:
+            swept.append(sweep_beside(store))
+            return step(*arguments)
+
+        monkeypatch.setattr(store_module, name, swept_before)
+    run_small(small, store)
+    assert swept == [0, 0, 0, 0]
+    undisturbed = tmp_path / "other.zarr"
+    monkeypatch.undo()
+    run_small(small, undisturbed)
+    assert_same(store, undisturbed)
+
+
+def test_a_folder_that_is_swept_before_it_is_held_is_made_again(tmp_path: Path, monkeypatch) -> None:
+    from stabdask.files import local
+
+    mkdir, made = Path.mkdir, []
+
+    def swept_once(self: Path, *arguments: Any, **options: Any) -> None:
+        mkdir(self, *arguments, **options)
+        if self.name.endswith(".tmp") and not made:
+            made.append(self)
+            assert local.sweep_beside(tmp_path / "o.zarr") == 1
+
+    monkeypatch.setattr(Path, "mkdir", swept_once)
+    with local.new_directory(tmp_path / "o.zarr") as folder:
+        assert folder.exists()
+    assert (tmp_path / "o.zarr").is_dir()
+    assert len(made) == 1
 
 
 def test_changed_field_is_refused(small, undisturbed: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stabdask.errors import DamagedStoreError, InputError, MissingFileError
-from stabdask.files import Place, existing_place, new_directory, open_group
+from stabdask.files import Place, existing_place, new_directory, new_group, open_group
 
 __all__ = ["SavedKind"]
 
@@ -46,10 +46,8 @@ class SavedKind:
         StoreMismatchError
             If `path` exists and `overwrite` is false.
         """
-        import zarr
-
         with new_directory(path, overwrite=overwrite) as folder:
-            group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+            group = new_group(folder)
             group.attrs.update({self.attribute: self.value, "format_version": self.version})
             yield group
 
