@@ -66,17 +66,24 @@ def compare(
         One row per quantity (elements as ``"element effector:regulator"``), the largest ``|cliffs_delta|`` first
         and undefined ones last:
 
-        ``n_a``, ``n_b`` : cells with a value (NaN and uncomputed ones are left out)
-        ``mean_a``, ``mean_b``, ``difference`` : mean of a, of b, and the former minus the latter, in the units of
+        ``n_a``, ``n_b``
+            cells with a value (NaN and uncomputed ones are left out)
+        ``mean_a``, ``mean_b``, ``difference``
+            mean of a, of b, and the former minus the latter, in the units of
             the quantity
-        ``cohens_d`` : difference over the pooled standard deviation [2]_; NaN where that is 0
-        ``cliffs_delta`` : P(value of a > value of b) - P(a < b) for a random cell of each, from -1 to 1 [3]_:
+        ``cohens_d``
+            difference over the pooled standard deviation [2]_; NaN where that is 0
+        ``cliffs_delta``
+            P(value of a > value of b) - P(a < b) for a random cell of each, from -1 to 1 [3]_:
             the rank-biserial correlation, 2 U / (n_a n_b) - 1 [4]_
-        ``mann_whitney_u``, ``p_value`` : of the two-sided Mann-Whitney U test: exact if a group has 8 values or
+        ``mann_whitney_u``, ``p_value``
+            of the two-sided Mann-Whitney U test: exact if a group has 8 values or
             fewer, none are tied and there are at most 20,000 pairs; else by the normal approximation with
             corrections for ties and continuity, which is rough for so few values (then `note` says so)
-        ``p_adjusted`` : p-values adjusted over the quantities by Benjamini and Hochberg [5]_
-        ``note`` : why something is NaN or rough, else empty
+        ``p_adjusted``
+            p-values adjusted over the quantities by Benjamini and Hochberg [5]_
+        ``note``
+            why something is NaN or rough, else empty
 
         ``attrs`` holds ``a``, ``b``, ``by``, and ``n_cells_a``, ``n_cells_b``: all cells of each.
 
