@@ -142,6 +142,9 @@ def edge_changes(
     ax.set_yticks(places, names)
     plain(ax.get_yticklabels())
     ax.invert_yaxis()
+    # Bars would end the axis at their tips, through the middle of a circle.
+    ax.use_sticky_edges = False
+    ax.margins(x=0.05)
     ax.set_xlabel("partial correlation")
     ax.set_title(f"the {count_text(len(rows), 'edge')} that changed most", fontsize="medium", loc="left")
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

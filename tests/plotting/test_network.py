@@ -88,9 +88,10 @@ def test_edges_of_correlations_are_those_of_the_table() -> None:
     assert sd.pl.precision_network(rho, top=1).get_title() == "the strongest of 190 pairs"
 
 
-@pytest.mark.parametrize("n", [5, 20, 60])
-def test_names_stay_in_the_figure(n: int) -> None:
-    names = (ODD + [f"REG{i:04d}" for i in range(60)])[:n]
+@pytest.mark.parametrize(("n", "prefix"), [(5, "REG"), (20, "REG"), (60, "REG"), (24, "GENE0")])
+def test_names_stay_in_the_figure(n: int, prefix: str) -> None:
+    odd = ODD if prefix == "REG" else []
+    names = (odd + [f"{prefix}{i:04d}" for i in range(60)])[:n]
     ax = sd.pl.precision_network(correlations(n), names, top=8 * n)
     ax.figure.canvas.draw()
     frame, boxes = ax.figure.bbox, [text.get_window_extent() for text in ax.texts]
