@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
+import shlex
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ import nbformat
 import psutil
 import pytest
 from nbclient import NotebookClient
+
+from stabdask.cli.main import build_parser
+from stabdask.clusters.options import cluster_request
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -29,8 +34,9 @@ def cells_of(path: Path, kind: str) -> list[Any]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
-def test_there_are_five() -> None:
-    assert [path.name[:3] for path in NOTEBOOKS] == ["01_", "02_", "03_", "04_", "05_"]
+def test_they_are_numbered() -> None:
+    assert len(NOTEBOOKS) >= 5
+    assert [path.name[:3] for path in NOTEBOOKS] == [f"{n:02d}_" for n in range(1, len(NOTEBOOKS) + 1)]
 
 
 @each
@@ -72,6 +78,21 @@ def test_names_of_the_package_exist(path: Path) -> None:
             if home == "sd" and found.__name__ == "stabdask":
                 assert name in found.__all__, f"sd{names}"
             found = getattr(found, name)
+
+
+@each
+def test_code_in_prose_would_run(path: Path) -> None:
+    prose = "\n".join(cell.source for cell in cells_of(path, "markdown"))
+    for block in re.findall(r"```sh\n(.*?)```", prose, flags=re.DOTALL):
+        for command in re.findall(r"stabdask ([^'\n]+)", block):
+            words = shlex.split(command.replace("$SLURM_ARRAY_TASK_ID", "0"))
+            assert build_parser().parse_args(words).execute
+    for block in re.findall(r"```python\n(.*?)```", prose, flags=re.DOTALL):
+        for call in ast.walk(ast.parse(block)):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "sd.cluster":
+                (what,) = map(ast.literal_eval, call.args)
+                options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg != "say"}
+                assert cluster_request(what, options).kind == what
 
 
 def descendants(mark: str) -> Iterator[psutil.Process]:

@@ -48,6 +48,18 @@ def test_changes_are_drawn_from_before_to_after(tmp_path: Path) -> None:
     assert high > both.max() + 0.02 * (high - low)
 
 
+def test_two_conditions_have_their_names() -> None:
+    one, other = correlations(0), correlations(1)
+    figures = [
+        sd.pl.partial_correlations(one, other, labels=("con$trol$", "knockout")),
+        sd.pl.edge_changes(sd.network.compare(one, other, 12), labels=("con$trol$", "knockout")),
+    ]
+    for ax in figures:
+        texts = ax.get_legend().get_texts()
+        assert [text.get_text() for text in texts] == ["con$trol$", "knockout"]
+        assert not any(text.get_parse_math() for text in texts)
+
+
 def test_names_are_not_taken_for_mathematics() -> None:
     one, other = correlations(0, 3), correlations(1, 3)
     ax = sd.pl.edge_changes(sd.network.compare(one, other, 2, genes=["a$b$", "<c>", "$d"]))
