@@ -153,7 +153,7 @@ def test_the_boundary_is_in_sight_wherever_the_eigenvalues_are() -> None:
         ax.figure.canvas.draw()
 
 
-@pytest.mark.parametrize("xlim", [(-1.5, 0.1), (-1.5, 0.55), (-1.5, 0.66), (-1.5, 2.0), (-0.1, 1.5)])
+@pytest.mark.parametrize("xlim", [(-1.5, 0.1), (-1.5, 0.45), (-1.5, 0.6), (-1.5, 2.0), (-0.1, 1.5)])
 def test_the_word_beside_the_boundary_stays_in_the_panel(xlim: tuple[float, float]) -> None:
     figure = sd.pl.spectra(fake_results(("a", "b", "c", "d"), n_cells=8), xlim=xlim)
     mpl.backends.backend_agg.FigureCanvasAgg(figure).draw()
