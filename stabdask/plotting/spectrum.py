@@ -39,8 +39,8 @@ _DENSITY_FROM = 30_000
 _BINS = (240, 180)
 _PANEL_BINS = (140, 110)
 _STRIP_BINS = 240
-_WORD = 0.75
-"""Inches that the word beside the boundary takes, about."""
+_WORD = 0.6
+"""Inches, before any layout, that the word beside the boundary takes, about."""
 
 
 @dataclass(frozen=True)
