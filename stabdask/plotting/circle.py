@@ -19,7 +19,7 @@ __all__ = ["circle_axes", "circular_order", "draw_edge", "edge_widths", "numbere
 _NAME = 14
 _MOST_LEVEL = 12
 _MOST_ROUNDS = 30
-_LETTER = 0.072
+_LETTER = 0.08
 """Inches that a letter of a name takes, about."""
 
 

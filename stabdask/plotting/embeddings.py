@@ -46,6 +46,8 @@ Array = npt.NDArray[np.float64]
 
 _PERCENTILES = (1.0, 99.0)
 _MOST_PAIRS = 60
+_LEGEND_SIZE = 20.0
+"""Of points in a legend, in points squared."""
 
 
 def embedding(
@@ -288,11 +290,12 @@ def _draw_numbers(
     known = np.isfinite(numbers.values[drawn])
     missing = _beneath(ax, xy, drawn[~known], size)
     if (~known).any():
-        plain(
-            ax.legend(
-                [missing], ["no value"], loc="upper right", fontsize="x-small", frameon=False
-            ).get_texts()
+        # Points of many cells are too small to be seen alone.
+        larger = max(1.0, (_LEGEND_SIZE / size) ** 0.5)
+        legend = ax.legend(
+            [missing], ["no value"], loc="upper right", fontsize="x-small", frameon=False, markerscale=larger
         )
+        plain(legend.get_texts())
     cells = drawn[known]
     if not len(cells):
         return
@@ -343,7 +346,7 @@ def _draw_labels(ax: Axes, xy: Array, drawn: npt.NDArray[np.intp], what: Groups,
     names, shades = [*what.labels], [*what.colors]
     if not labelled.all():
         names, shades = [*names, "no label"], [*shades, MISSING]
-    handles = [ax.scatter([], [], s=20, color=shade, linewidths=0) for shade in shades]
+    handles = [ax.scatter([], [], s=_LEGEND_SIZE, color=shade, linewidths=0) for shade in shades]
     legend_beside(ax, handles, names)
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["edge_changes", "partial_correlations"]
 
+_LABELS = ("before", "after")
+
 
 def partial_correlations(
     rho: npt.ArrayLike,
@@ -35,6 +37,7 @@ def partial_correlations(
     *,
     threshold: float | None = None,
     bins: int = 60,
+    labels: tuple[str, str] = _LABELS,
     ax: Axes | None = None,
     save: str | Path | None = None,
 ) -> Axes:
@@ -50,6 +53,8 @@ def partial_correlations(
         Marked on both sides: edges beyond it count as strong.
     bins
         Number of bins.
+    labels
+        What the two are called: conditions, say.
     ax
         Axes to draw into; new ones if not given.
     save
@@ -71,30 +76,35 @@ def partial_correlations(
     """
     check_save(save)
     check_count("bins", bins)
-    sets = {"before" if after is not None else "": _pairs(rho)}
+    sets = [_pairs(rho)]
     if after is not None:
-        sets["after"] = _pairs(after)
-        if len({len(values) for values in sets.values()}) > 1:
+        sets.append(_pairs(after))
+        if len(sets[0]) != len(sets[1]):
             raise InputError("before and after are of different numbers of genes; expected the same")
     ax = axes_for(ax, save, (5.5, 3.6))
-    largest = max(float(np.abs(values).max()) for values in sets.values()) or 1.0
+    largest = max(float(np.abs(values).max()) for values in sets) or 1.0
     edges = np.linspace(-largest, largest, bins + 1)
-    for (name, values), color in zip(sets.items(), palette(len(sets)), strict=True):
-        ax.hist(values, edges.tolist(), histtype="step", linewidth=1.6, color=color, label=name or None)
+    for values, label, color in zip(sets, labels, palette(2), strict=False):
+        ax.hist(values, edges.tolist(), histtype="step", linewidth=1.6, color=color, label=label)
     if threshold is not None:
         for side in (-threshold, threshold):
             ax.axvline(side, color="#9A9A9A", linewidth=0.9, linestyle=":")
     ax.set_yscale("log")
     ax.set_xlabel("partial correlation")
-    ax.set_ylabel(f"pairs of genes, of {len(next(iter(sets.values()))):,}")
+    ax.set_ylabel(f"pairs of genes, of {len(sets[0]):,}")
     if after is not None:
-        ax.legend(frameon=False)
+        plain(ax.legend(frameon=False).get_texts())
     save_figure(ax.figure, save)
     return ax
 
 
 def edge_changes(
-    table: pd.DataFrame, *, top: int = 20, ax: Axes | None = None, save: str | Path | None = None
+    table: pd.DataFrame,
+    *,
+    top: int = 20,
+    labels: tuple[str, str] = _LABELS,
+    ax: Axes | None = None,
+    save: str | Path | None = None,
 ) -> Axes:
     """Draw the edges that changed most between two networks, the largest change on top.
 
@@ -104,6 +114,8 @@ def edge_changes(
         From `stabdask.network.compare`.
     top
         How many edges, the first of the table.
+    labels
+        What the two networks are called: conditions, say.
     ax
         Axes to draw into; new ones if not given.
     save
@@ -135,16 +147,19 @@ def edge_changes(
     ax = axes_for(ax, save, (6.0, 1.2 + 0.24 * len(rows)))
     colors = [ACTIVATION if value > 0 else INHIBITION for value in change]
     ax.barh(places, change, left=before, height=0.5, color=colors, alpha=0.55, linewidth=0)
-    ax.plot(before, places, "o", color="#333333", fillstyle="none", markersize=4.5, label="before")
-    ax.plot(after, places, "o", color="#333333", markersize=4.5, label="after")
+    ax.plot(before, places, "o", color="#333333", fillstyle="none", markersize=4.5, label=labels[0])
+    ax.plot(after, places, "o", color="#333333", markersize=4.5, label=labels[1])
     ax.axvline(0.0, color="#9A9A9A", linewidth=0.8, zorder=0)
     names = [f"{short(a)} – {short(b)}" for a, b in zip(rows["gene_a"], rows["gene_b"], strict=True)]
     ax.set_yticks(places, names)
     plain(ax.get_yticklabels())
     ax.invert_yaxis()
+    # Bars would end the axis at their tips, through the middle of a circle.
+    ax.use_sticky_edges = False
+    ax.margins(x=0.05)
     ax.set_xlabel("partial correlation")
     ax.set_title(f"the {count_text(len(rows), 'edge')} that changed most", fontsize="medium", loc="left")
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    plain(ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0)).get_texts())
     save_figure(ax.figure, save)
     return ax
 

@@ -39,6 +39,8 @@ _DENSITY_FROM = 30_000
 _BINS = (240, 180)
 _PANEL_BINS = (140, 110)
 _STRIP_BINS = 240
+_WORD = 0.6
+"""Inches, before any layout, that the word beside the boundary takes, about."""
 
 
 @dataclass(frozen=True)
@@ -286,8 +288,9 @@ def _draw(
     ax.axvline(0.0, color="black", linewidth=0.8, linestyle="--", zorder=0)
     ax.set_xlim(*limits)
     if first:
-        # On the side of the boundary where there is room.
-        right = limits[1] > 0.22 * (limits[1] - limits[0])
+        # On the side of the boundary where there is room, as far as can be known before any layout.
+        width = ax.get_window_extent().width / ax.figure.dpi
+        right = limits[1] * width > _WORD * (limits[1] - limits[0])
         ax.annotate(
             "unstable →" if right else "← stable",
             (0, 1),

@@ -374,3 +374,13 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     group.attrs["format_version"] = 99
     with pytest.raises(InputError, match="format 99"):
         PrecisionMatrix.open(path)
+
+
+def test_what_it_looks_like() -> None:
+    network = PrecisionMatrix.from_covariance(np.eye(3))
+    assert repr(network) == "PrecisionMatrix(3 genes)"
+    network.update([0.1, 0.2, 0.3])
+    assert repr(network) == "PrecisionMatrix(3 genes, 1 change)"
+    moments = CoMoments.of(np.random.default_rng(0).normal(size=(40, 3)))
+    shrunk = PrecisionMatrix.from_moments(moments, "fixed", 0.25)
+    assert repr(shrunk) == "PrecisionMatrix(3 genes, shrunk by 0.25)"

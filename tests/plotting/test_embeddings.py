@@ -152,6 +152,15 @@ def test_cells_that_are_nowhere_are_left_out() -> None:
     assert len(parts(sd.pl.embedding(ds))[1].get_offsets()) == 8
 
 
+@pytest.mark.parametrize("size", [0.3, 40.0])
+def test_the_legend_shows_what_cells_without_a_value_look_like(size: float) -> None:
+    ds = fake_results(n_cells=10)
+    ds["spectral_abscissa"][3] = np.nan
+    legend = sd.pl.embedding(ds, size=size).get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["no value"]
+    np.testing.assert_allclose(legend.legend_handles[0].get_sizes(), max(size, 20.0))
+
+
 def test_elements_have_a_scale_each() -> None:
     ds = fake_results(n_cells=300)
     ds["element"][:, 1] = 100 * ds["element"][:, 1]

@@ -88,15 +88,17 @@ def test_edges_of_correlations_are_those_of_the_table() -> None:
     assert sd.pl.precision_network(rho, top=1).get_title() == "the strongest of 190 pairs"
 
 
-@pytest.mark.parametrize("n", [5, 20, 60])
-def test_names_stay_in_the_figure(n: int) -> None:
-    names = (ODD + [f"REG{i:04d}" for i in range(60)])[:n]
+@pytest.mark.parametrize(("n", "prefix"), [(5, "REG"), (20, "REG"), (60, "REG"), (24, "GENE0")])
+def test_names_stay_in_the_figure(n: int, prefix: str) -> None:
+    odd = ODD if prefix == "REG" else []
+    names = (odd + [f"{prefix}{i:04d}" for i in range(60)])[:n]
     ax = sd.pl.precision_network(correlations(n), names, top=8 * n)
     ax.figure.canvas.draw()
     frame, boxes = ax.figure.bbox, [text.get_window_extent() for text in ax.texts]
     assert len(boxes) == n
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
-    assert all(frame.y0 <= box.y0 and box.y1 <= ax.title.get_window_extent().y0 for box in boxes)
+    legend, title = ax.get_legend().get_window_extent(), ax.title.get_window_extent()
+    assert all(legend.y1 <= box.y0 and box.y1 <= title.y0 for box in boxes)
     # The circle takes most of the width that names leave.
     unit = float(np.diff(ax.transData.transform([(-1, 0), (1, 0)])[:, 0])[0])
     assert unit > 0.4 * frame.width

@@ -41,6 +41,23 @@ def test_changes_are_drawn_from_before_to_after(tmp_path: Path) -> None:
             sorted([bar.get_x(), bar.get_x() + bar.get_width()]), sorted([row["before"], row["after"]])
         )
     assert ax.get_title(loc="left") == "the 5 edges that changed most"
+    # No circle or disk is cut by the frame.
+    low, high = ax.get_xlim()
+    both = table[["before", "after"]][:5].to_numpy()
+    assert low < both.min() - 0.02 * (high - low)
+    assert high > both.max() + 0.02 * (high - low)
+
+
+def test_two_conditions_have_their_names() -> None:
+    one, other = correlations(0), correlations(1)
+    figures = [
+        sd.pl.partial_correlations(one, other, labels=("con$trol$", "knockout")),
+        sd.pl.edge_changes(sd.network.compare(one, other, 12), labels=("con$trol$", "knockout")),
+    ]
+    for ax in figures:
+        texts = ax.get_legend().get_texts()
+        assert [text.get_text() for text in texts] == ["con$trol$", "knockout"]
+        assert not any(text.get_parse_math() for text in texts)
 
 
 def test_names_are_not_taken_for_mathematics() -> None:

@@ -153,6 +153,17 @@ def test_the_boundary_is_in_sight_wherever_the_eigenvalues_are() -> None:
         ax.figure.canvas.draw()
 
 
+@pytest.mark.parametrize("high", [0.1, 0.45, 0.6, 0.7, 0.8, 0.9, 1.0, 2.0, 15.0])
+def test_the_word_beside_the_boundary_stays_in_the_panel(high: float) -> None:
+    xlim = (-1.5, high)
+    figure = sd.pl.spectra(fake_results(("a", "b", "c", "d"), n_cells=8), xlim=xlim)
+    mpl.backends.backend_agg.FigureCanvasAgg(figure).draw()
+    (word,) = [text for ax in figure.axes for text in ax.texts if "stable" in text.get_text()]
+    box, panel = word.get_window_extent(), word.axes.get_window_extent()
+    assert panel.x0 <= box.x0
+    assert box.x1 <= panel.x1
+
+
 def test_spectra_share_scales_and_are_titled() -> None:
     ds = fake_results(("a", "_b", "$c$", "d"), n_cells=42, unlabelled=(0,))
     figure = sd.pl.spectra(ds, max_cells=5, ncols=3)

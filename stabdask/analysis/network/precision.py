@@ -80,6 +80,12 @@ class PrecisionMatrix:
         self._cells, self._amount = cells, amount
         self._history: list[Change] = []
 
+    def __repr__(self) -> str:
+        shrunk = f", shrunk by {self._amount:.3g}" if self._amount else ""
+        n = len(self._history)
+        changed = f", {n:,} change{'s' if n != 1 else ''}" if n else ""
+        return f"PrecisionMatrix({len(self._genes):,} genes{shrunk}{changed})"
+
     @classmethod
     def from_covariance(
         cls,
