@@ -159,6 +159,8 @@ def _readable(app: Sphinx, what: str, name: str, value: object, options: object,
     parts = re.split(r"(``.*?``|`.*?`)", text)
     parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
     lines[:] = "".join(parts).split("\n")
+    if what in ("attribute", "property"):
+        lines.insert(0, "")  # or what is before a colon in the first line would be taken for a type
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
