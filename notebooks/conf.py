@@ -106,7 +106,7 @@ class Commands(SphinxDirective):
         """Return the nodes of all commands."""
         from stabdask.cli.main import build_parser
 
-        os.environ["COLUMNS"] = "96"
+        os.environ["COLUMNS"] = "88"
         found: list[nodes.Node] = []
         for name, parser in _parsers(build_parser(), "stabdask"):
             found.append(nodes.rubric(text=name))
@@ -159,13 +159,22 @@ def _readable(app: Sphinx, what: str, name: str, value: object, options: object,
     parts = re.split(r"(``.*?``|`.*?`)", text)
     parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
     lines[:] = "".join(parts).split("\n")
+    _plain[name] = list(lines)
+
+
+_plain: dict[str, list[str]] = {}
+
+
+def _as_it_was(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    """Put an attribute's docstring back: what is before its first colon has been taken for a type."""
     if what in ("attribute", "property"):
-        lines.insert(0, "")  # or what is before a colon in the first line would be taken for a type
+        lines[:] = _plain[name]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register what is drawn from the code."""
     app.connect("autodoc-process-docstring", _readable, priority=100)
+    app.connect("autodoc-process-docstring", _as_it_was, priority=900)
     app.add_directive("public-names", PublicNames)
     app.add_directive("quantities", Quantities)
     app.add_directive("commands", Commands)
