@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from stabdask.errors import StabdaskWarning
 from stabdask.files import place_of
 from stabdask.runs.annotations import name_annotations
+from stabdask.runs.job import RunSpec
 from stabdask.runs.labels import label_results
 from stabdask.runs.parameters import NAMED
 from stabdask.runs.receipts import read_receipts
@@ -39,7 +43,7 @@ def open_results(path: str | Path) -> xr.Dataset:
         along from the atlas (see `stabdask.open_cells`) is there too: labels and numbers as coordinates, embeddings as
         variables, colors of the clusters in ``ds["cluster"].attrs["colors"]`` where they were known. Its
         attributes say how it was made; ``complete`` is False while partitions are missing, whose cells hold NaN
-        and status 255.
+        and status 255. That is so for partitions that are finished later, too: open the store again to see them.
 
     Raises
     ------
@@ -56,7 +60,8 @@ def open_results(path: str | Path) -> xr.Dataset:
     import xarray as xr
 
     spec = read_spec(path)
-    n_missing = spec.n_partitions - len(read_receipts(path, spec.fingerprint))
+    finished = read_receipts(path, spec.fingerprint)
+    n_missing = spec.n_partitions - len(finished)
     if n_missing:
         warnings.warn(
             f"{path} is not complete: {n_missing:,} of {spec.n_partitions:,} partitions are missing (NaN, status "
@@ -75,6 +80,28 @@ def open_results(path: str | Path) -> xr.Dataset:
         if name in ds:
             ds[name] = ds[name].compute()
     ds.attrs["complete"] = n_missing == 0
+    if n_missing:
+        ds = _only_finished(ds, spec, finished)
     ds = label_results(ds)
     ds.encoding["source"] = str(place_of(path))
     return ds
+
+
+def _only_finished(ds: xr.Dataset, spec: RunSpec, finished: Iterable[int]) -> xr.Dataset:
+    """Hide what has no receipt: parts of partitions that are being written, now or by the time they are read."""
+    import xarray as xr
+
+    partitions = np.zeros(spec.n_partitions, dtype=bool)
+    partitions[list(finished)] = True
+    sizes = [stop - start for start, stop in map(spec.bounds, range(spec.n_partitions))]
+    masks = {
+        "partition": xr.DataArray(partitions, dims="partition"),
+        "cell": xr.DataArray(np.repeat(partitions, sizes), dims="cell"),
+    }
+    hidden = {}
+    for name, values in ds.data_vars.items():
+        variable = VARIABLES.get(str(name))
+        if variable is not None and variable.dims[0] in masks:
+            nothing = np.asarray(variable.fill).astype(values.dtype)
+            hidden[name] = values.where(masks[variable.dims[0]], nothing)
+    return ds.assign(hidden)

@@ -119,6 +119,27 @@ def test_cancelled_and_resumed(small: Small, tmp_path: Path, workers: int) -> No
     assert_same(tmp_path / "out.zarr", tmp_path / "whole.zarr")
 
 
+def test_what_is_half_written_is_not_shown(small: Small, tmp_path: Path) -> None:
+    """Arrays are written one after another: what has no receipt when results are opened is hidden, also later."""
+    store = tmp_path / "out.zarr"
+    run_small(small, store, vectors="both")
+    whole = sd.open_results(store).load()
+    receipt = next(path for path in store.glob("receipts/*.json") if path.stem.strip("0") == "2")
+    receipt.unlink()
+    with pytest.warns(StabdaskWarning, match="1 of 5 partitions are missing"):
+        ds = sd.open_results(store)
+    there = np.r_[0:100, 150:230]
+    assert (ds["status"].values[100:150] == 255).all()
+    assert np.isnan(ds["spectral_abscissa"].values[100:150]).all()
+    assert (ds["unstable_count"].values[100:150] == -1).all()
+    for name, values in ds.data_vars.items():
+        assert values.dtype == whole[name].dtype
+        assert values.attrs == whole[name].attrs
+        if values.dims[:1] == ("cell",):
+            np.testing.assert_array_equal(values.values[there], whole[name].values[there], err_msg=str(name))
+    assert ds["driver_cells"].sum() < whole["driver_cells"].sum()
+
+
 def test_a_block_ends_with_what_is_left_cancelled(small: Small, tmp_path: Path) -> None:
     gate = Gate(50)
     gate.opened.set()
