@@ -51,6 +51,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_five_lines(folder: Path) -> None:
+    found = re.search(r"In five lines:\n\n((?:    .*\n){5})\n", README.read_text())
+    assert found is not None
+    (folder / "script.py").write_text(re.sub(r"^    ", "", found[1], flags=re.MULTILINE))
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "late" in done.stdout
+
+
 def test_python_block(folder: Path) -> None:
     (folder / "script.py").write_text(block("python"))
     done = subprocess.run(
