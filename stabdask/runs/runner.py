@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMismatchError, UsageError
 from stabdask.files import Place, place_of, sweep_beside
+from stabdask.runs.announce import announced
 from stabdask.runs.executors import open_executor
 from stabdask.runs.job import Job, prepare, touch_hint
 from stabdask.runs.losses import failure_hint
@@ -79,7 +80,7 @@ def run(
     progress
         True for a bar on stderr, or a function called with a `Progress`.
     dashboard
-        Whether to serve Dask's dashboard on loopback (only without `client`).
+        Whether to serve Dask's dashboard and the live page on loopback (only without `client`).
     lock
         Keep other runs from writing to the store. False is for file systems without locks, where you make sure
         that nothing else does; leftovers of killed writers are not swept then.
@@ -185,9 +186,10 @@ def run_job(
             tally = _Tally(receipts, spec.n_cells, begin, show)
             with open_executor(client, plan, show, dashboard, path, _input_paths(job)) as executor:
                 tally.start()
-                for receipt in executor.map(_tasks(job, path, todo)):
-                    tally.add(receipt)
-                    check_lock()
+                with announced(executor, path, spec, set(receipts), todo):
+                    for receipt in executor.map(_tasks(job, path, todo)):
+                        tally.add(receipt)
+                        check_lock()
                 failures, n_workers = executor.failures, executor.n_workers
             n_new = tally.n_new
             if sweeps:  # what a worker left behind that was killed in the middle of a file
