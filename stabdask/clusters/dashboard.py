@@ -41,7 +41,7 @@ def dashboard_address(wanted: bool) -> str | None:
 
 
 def page_settings(wanted: bool) -> dict[str, Any]:
-    """Return the settings of Dask with which a scheduler started in this process has the live page beside its dashboard.
+    """Return the settings of Dask with which a scheduler started in this process has the live page.
 
     What the configuration of the user preloads stays.
     """
@@ -82,8 +82,8 @@ def dashboard_text(client: Client) -> str | None:
     if not is_loopback(parts.hostname or "") or not any(name in os.environ for name in _REMOTE):
         return url + own
     return (
-        f"{url}{own}; from elsewhere: ssh -L {_PORT}:127.0.0.1:{parts.port} {getpass.getuser()}@{socket.gethostname()}, "
-        f"then http://127.0.0.1:{_PORT}{parts.path}"
+        f"{url}{own}; from elsewhere: ssh -L {_PORT}:127.0.0.1:{parts.port} "
+        f"{getpass.getuser()}@{socket.gethostname()}, then http://127.0.0.1:{_PORT}{parts.path}"
     )
 
 

@@ -25,7 +25,7 @@ _NAME = "stabdask"
 def kubernetes_spec(
     request: ClusterRequest, make_cluster_spec: Callable[..., dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the DaskCluster resource: workers of one thread and one core, and the scheduler without GPUs and with the live page.
+    """Return the DaskCluster resource: workers of one thread and one core, and the scheduler, which has the live page.
 
     Raises
     ------

@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from stabdask.errors import StabdaskError
 from stabdask.files import Place, open_group, place_of
-from stabdask.live.model import Progressed, RunModel, Told
+from stabdask.live.model import Progressed, RunModel
+from stabdask.live.told import Told
 from stabdask.runs.job import RunSpec
 from stabdask.runs.receipts import Receipt, receipt_folder, receipt_names
 from stabdask.runs.store import read_spec
 
 __all__ = ["StoreReader"]
 
+_RESULTS = ("spectral_abscissa", "residual")
 _MOST_RECEIPTS = 100
 """Read at a time: of a store with thousands the first numbers are shown before the last is read."""
 _MOST_CELLS = 500_000
@@ -67,6 +69,7 @@ class StoreReader:
         begin = self._clock()
         try:
             fresh = self._fresh()
+            self._add_all([number for number, tries in self._unread.items() if tries < _TRIES])
             while True:
                 part = fresh[:_MOST_RECEIPTS]
                 fresh = fresh[_MOST_RECEIPTS:]
@@ -116,9 +119,7 @@ class StoreReader:
             self._open()
             names = receipt_names(self._place)
         now = self._clock()
-        again = {
-            name for name, (since, _) in self._broken.items() if now - since >= _BROKEN_AGAIN_S
-        }
+        again = {name for name, (since, _) in self._broken.items() if now - since >= _BROKEN_AGAIN_S}
         return [
             name for name in names if name not in self._known and (name not in self._broken or name in again)
         ]
@@ -130,7 +131,7 @@ class StoreReader:
         group = open_group(self._place)
         codes = group["cluster_code"][...]
         names = set(spec.options.variables())
-        arrays = {name: group[name] for name in ("spectral_abscissa", "residual") if name in names}
+        arrays: dict[str, Any] = {name: group[name] for name in _RESULTS if name in names}
         self._spec = spec
         # The smallest integers that do: there may be ten million of them, in a process that others need.
         self._codes = codes.astype(np.int16 if len(spec.labels) < 2**15 else np.int32)
@@ -155,9 +156,15 @@ class StoreReader:
             else:
                 self._broken[name] = (self._clock(), f"receipt {name} cannot be read ({found})")
         self._model.land(receipts, self._clock())
-        again = [number for number, tries in self._unread.items() if tries < _TRIES]
-        for numbers in _spans(sorted({receipt.partition for receipt in receipts} | set(again)), self._most()):
-            self._add_results(numbers)
+        for receipt in receipts:
+            self._unread[receipt.partition] = 0
+        self._add_all([receipt.partition for receipt in receipts])
+
+    def _add_all(self, numbers: list[int]) -> None:
+        assert self._spec is not None
+        most = max(1, _MOST_CELLS // self._spec.partition_cells)
+        for span in _spans(sorted(numbers), most):
+            self._add_results(span)
 
     def _receipts(self, names: list[str]) -> Iterator[tuple[str, Receipt | str]]:
         """Give each receipt, or what is wrong with it."""
@@ -189,10 +196,6 @@ class StoreReader:
             raise ValueError(name)
         return receipt
 
-    def _most(self) -> int:
-        assert self._spec is not None
-        return max(1, _MOST_CELLS // self._spec.partition_cells)
-
     def _add_results(self, numbers: list[int]) -> None:
         """Add the results of partitions that follow one another."""
         spec = self._spec
@@ -200,6 +203,8 @@ class StoreReader:
         cells = slice(spec.bounds(numbers[0])[0], spec.bounds(numbers[-1])[1])
         try:
             values = {name: np.asarray(array[cells]) for name, array in self._arrays.items()}
+        except ConnectionError:
+            raise
         except Exception as error:  # of Zarr, its codecs, or the disk
             self._trouble = _kind(error)
             if len(numbers) > 1:
@@ -207,11 +212,9 @@ class StoreReader:
                 for number in numbers:
                     self._add_results([number])
                 return
-            self._unread[numbers[0]] = self._unread.get(numbers[0], 0) + 1
+            self._unread[numbers[0]] += 1
             return
-        self._model.add_values(
-            self._codes[cells], values.get("spectral_abscissa"), values.get("residual")
-        )
+        self._model.add_values(self._codes[cells], values.get("spectral_abscissa"), values.get("residual"))
         for number in numbers:
             self._unread.pop(number, None)
 

@@ -68,10 +68,13 @@ class Announcement:
 
     def end(self, state: str) -> None:
         """Tell how it ended; whatever hinders that, the run itself is over."""
+        scheduler: Any = self._client.scheduler
+        if scheduler is None:  # the client has been closed
+            return
         for key, value in (("seconds", time.monotonic() - self._begin), ("state", state)):
             with suppress(OSError, RuntimeError, RunFailedError), scheduler_needed(self._client):
                 self._client.sync(
-                    self._client.scheduler.set_metadata,
+                    scheduler.set_metadata,
                     keys=[*self._keys, key],
                     value=value,
                     callback_timeout=_LAST_WORD_S,
