@@ -42,9 +42,7 @@ class Tab:
     async def _command(self, method: str, parameters: dict[str, Any]) -> dict[str, Any]:
         self._number += 1
         number = self._number
-        await self._socket.write_message(
-            json.dumps({"id": number, "method": method, "params": parameters})
-        )
+        await self._socket.write_message(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
             message = json.loads(await asyncio.wait_for(self._socket.read_message(), 60))
             if message.get("id") == number:
@@ -71,13 +69,15 @@ class Tab:
 
     def resize(self, width: int, height: int) -> None:
         self.command(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
 
     def evaluate(self, expression: str) -> Any:
-        done = self.command(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        done = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 

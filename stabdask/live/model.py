@@ -72,6 +72,8 @@ class Progressed:
         ``(len(DECADES) + 1,)``: cells by decade of their residual, below the first, between, from the last on.
     n_residuals
         Cells with a residual that is a number.
+    with_residual
+        Whether the run computes residuals.
     peak_worker_bytes
         Largest resident memory of any worker.
     backend
@@ -91,6 +93,7 @@ class Progressed:
     clusters: tuple[ClusterRow, ...] = ()
     residuals: tuple[int, ...] = (0,) * (len(DECADES) + 1)
     n_residuals: int = 0
+    with_residual: bool = False
     peak_worker_bytes: int = 0
     backend: str = ""
     landings: tuple[tuple[float, int], ...] = ()
@@ -108,8 +111,8 @@ class RunModel:
         Names of clusters.
     n_cells
         ``(cluster,)``: cells of each.
-    with_abscissa
-        Whether the run computes the abscissa.
+    with_abscissa, with_residual
+        Whether the run computes the abscissa, and residuals.
     backend
         Eigensolver backend.
     """
@@ -121,11 +124,12 @@ class RunModel:
         n_cells: Sequence[int] = (),
         *,
         with_abscissa: bool = True,
+        with_residual: bool = True,
         backend: str = "",
     ) -> None:
         n = len(labels)
         self._labels, self._n_cells = tuple(labels), tuple(int(count) for count in n_cells)
-        self._with_abscissa, self._backend = with_abscissa, backend
+        self._with_abscissa, self._with_residual, self._backend = with_abscissa, with_residual, backend
         self._done = np.zeros(n_partitions, bool)
         self._n_cells_done = 0
         self._status: Counter[int] = Counter()
@@ -177,7 +181,7 @@ class RunModel:
             np.maximum.at(self._highest, groups, values)
             self._counts = merge_counts([self._counts, count_rounded(values, groups)])
         if residual is not None:
-            found = residual[~np.isnan(residual)].astype(np.float64)
+            found = residual[residual >= 0].astype(np.float64)  # NaN is not
             places = np.searchsorted(10.0 ** np.array(DECADES, dtype=float), found, side="right")
             self._residuals += np.bincount(places, minlength=len(DECADES) + 1)
 
@@ -195,6 +199,7 @@ class RunModel:
             clusters=self._rows() if self._with_abscissa else (),
             residuals=tuple(self._residuals.tolist()),
             n_residuals=int(self._residuals.sum()),
+            with_residual=self._with_residual,
             peak_worker_bytes=self._peak,
             backend=self._backend,
             landings=tuple(self._landings),

@@ -30,8 +30,8 @@ _MOST_CLUSTERS = 100
 _MAP_RATIO = 2.2
 """Columns of the map for each row."""
 _LEAST_COLUMNS, _LEAST_ROWS = 16, 6
-_MAP_HEIGHT, _RESIDUAL_HEIGHT = 290, 230
-_LIGHT = "#9CC8E3"
+_MAP_WIDTH, _RESIDUAL_HEIGHT = 560, 230
+_LIGHT, _GROUND = "#9CC8E3", "#FAFAFA"
 _FONT = "13px"
 
 
@@ -75,7 +75,7 @@ class _Page:
 
         self._live, self._token = live, token
         self._head, self._status = words("head"), words("status")
-        self._legend = words("legend", _LEGEND)
+        self._legend, self._quantiles = words("legend"), words("quantiles")
         self._map, self._residual, self._abscissa = _Map(), _Residuals(), _Abscissae()
 
     def roots(self) -> list[Any]:
@@ -86,13 +86,20 @@ class _Page:
             self._legend,
             self._residual.figure,
             self._status,
+            self._quantiles,
             self._abscissa.root,
         ]
 
     def update(self) -> None:
         """Show the numbers of now; what has not changed is not sent."""
         status = self._live.status(self._token)
-        figures: Sequence[Any] = (self._map.figure, self._legend, self._residual.figure, self._abscissa.root)
+        figures: Sequence[Any] = (
+            self._map.figure,
+            self._legend,
+            self._residual.figure,
+            self._quantiles,
+            self._abscissa.root,
+        )
         if status is None:
             _set(self._head, text=empty_html(len(self._live.runs())) if self._token is None else _NO_SUCH_RUN)
             _set(self._status, text="")
@@ -104,11 +111,15 @@ class _Page:
         _set(self._status, text=status_html(status), visible=seen)
         for shown in figures[:2]:
             _set(shown, visible=True)
-        _set(self._residual.figure, visible=seen and status.progressed.n_residuals > 0)
-        _set(self._abscissa.root, visible=seen and bool(status.progressed.clusters))
-        self._map.update(status)
+        _set(self._residual.figure, visible=seen and status.progressed.with_residual)
+        for shown in (self._quantiles, self._abscissa.root):
+            _set(shown, visible=seen and bool(status.progressed.clusters))
+        title = self._map.update(status)
+        in_part = _IN_PART if status.squares.per_square > 1 else ""
+        _set(self._legend, text=_LEGEND.replace("{title}", title).replace("{in_part}", in_part))
         self._residual.update(status)
-        self._abscissa.update(status.progressed.clusters)
+        title = self._abscissa.update(status.progressed.clusters)
+        _set(self._quantiles, text=_QUANTILES.replace("{title}", title))
 
 
 _NO_SUCH_RUN = (
@@ -116,12 +127,20 @@ _NO_SUCH_RUN = (
     f"<a href='{PAGE}'>The newest</a></p>"
 )
 _LEGEND = (
-    "<div class='legend'>"
+    "<h2>{title}</h2><div class='legend'>"
     f"<span><i style='background:{DONE}'></i>done</span>"
-    f"<span><i style='background:linear-gradient(90deg,{WAITING},{DONE})'></i>part of its partitions done</span>"
+    "{in_part}"
     f"<span><i style='background:{WAITING}'></i>waiting</span>"
     "<span><i class='dot'></i>running</span>"
     "<span><i class='cross'>✕</i> failed for good</span></div>"
+)
+_IN_PART = f"<span><i style='background:linear-gradient(90deg,{WAITING},{DONE})'></i>in part</span>"
+_QUANTILES = (
+    "<h2>Spectral abscissa by cluster, {title}</h2><div class='legend'>"
+    f"<span><i class='line' style='background:{_LIGHT}'></i>5 to 95 % of cells</span>"
+    f"<span><i style='background:{DONE}'></i>25 to 75 %</span>"
+    "<span><i class='tick'></i>median</span>"
+    "<span><i class='zero'></i>0: cells to the right of it are locally unstable</span></div>"
 )
 
 
@@ -144,7 +163,7 @@ def _figure(**options: Any) -> Any:
         tools="",
         sizing_mode="stretch_width",
         background_fill_color="#FFFFFF",
-        border_fill_color=None,
+        border_fill_color=_GROUND,
         outline_line_color="#DDDDDD",
         **options,
     )
@@ -166,9 +185,11 @@ class _Map:
     def __init__(self) -> None:
         from bokeh.models import ColumnDataSource, HoverTool, LinearColorMapper
 
+        # Without title and borders the figure has the shape of the map, so that squares are square.
         self.figure = _figure(
-            name="map", title="Partitions", height=_MAP_HEIGHT, match_aspect=True, min_border=4
+            name="map", min_border=0, x_range=(-0.5, 0.5), y_range=(-0.5, 0.5), aspect_ratio=1
         )
+        self.figure.sizing_mode = "scale_width"
         self.figure.axis.visible = False
         self.figure.grid.visible = False
         self.figure.outline_line_color = None
@@ -176,9 +197,6 @@ class _Map:
         empty: dict[str, list[Any]] = {name: [] for name in ("x", "y", "share", "first", "what")}
         self._squares = ColumnDataSource(data=empty)
         self._running, self._failed = (ColumnDataSource(data={"x": [], "y": []}) for _ in range(2))
-        self._frame = ColumnDataSource(data={"x": [0.0], "y": [0.0], "w": [1.0], "h": [1.0]})
-        # Of few partitions the squares are not to fill the whole figure.
-        self.figure.rect("x", "y", "w", "h", source=self._frame, fill_alpha=0, line_alpha=0)
         shades = LinearColorMapper(palette=_shades(WAITING, DONE, 21), low=0, high=1)
         squares = self.figure.rect(
             "x", "y", 0.88, 0.88, source=self._squares, line_color=None,
@@ -194,8 +212,8 @@ class _Map:
             HoverTool(renderers=[squares], tooltips=[("partitions", "@first"), ("", "@what")])
         )
 
-    def update(self, status: LiveStatus) -> None:
-        """Show the map of a run."""
+    def update(self, status: LiveStatus) -> str:
+        """Show the map of a run, and return its title."""
         found = status.squares
         n = len(found.n)
         columns = max(_LEAST_COLUMNS, math.ceil(math.sqrt(n * _MAP_RATIO)))
@@ -213,11 +231,12 @@ class _Map:
         for source, counts in ((self._running, found.running), (self._failed, found.failed)):
             places = [i for i in range(n) if counts[i]]
             _fill(source, {"x": [x[i] for i in places], "y": [y[i] for i in places]})
-        middle = {"x": [(columns - 1) / 2], "y": [-(rows - 1) / 2]}
-        _fill(self._frame, {**middle, "w": [float(columns)], "h": [float(rows)]})
-        # Of the height that a square has, at most: a row less high than wide keeps its marks inside.
-        pixels = 0.8 * (_MAP_HEIGHT - 30) / rows
-        size = max(4.0, min(14.0, 0.6 * pixels))
+        # Of few partitions the squares are not to fill the whole figure.
+        _set(self.figure.x_range, start=-0.5, end=columns - 0.5)
+        _set(self.figure.y_range, start=0.5 - rows, end=0.5)
+        _set(self.figure, aspect_ratio=columns / rows)
+        # About as wide as the page lets the map be; marks are to stay inside their squares.
+        size = max(4.0, min(14.0, 0.5 * _MAP_WIDTH / columns))
         _set(self._dots.glyph, size=size)
         _set(self._crosses.glyph, size=max(6.0, size))
         each = (
@@ -225,7 +244,7 @@ class _Map:
             if found.per_square == 1
             else f"{found.per_square:,} a square, in the order of cells"
         )
-        _set(self.figure.title, text=f"{status.told.n_partitions:,} partitions, {each}")
+        return f"{status.told.n_partitions:,} partitions, {each}"
 
 
 def _square_text(n: int, done: int, running: int, failed: int) -> str:
@@ -306,9 +325,7 @@ class _Abscissae:
         self._source = ColumnDataSource(data={name: [] for name in names})
         self._names: list[str] = []
         y_range = Range1d(0, 1)
-        self._main = _figure(
-            title="Spectral abscissa by cluster", y_range=y_range, x_range=(-1, 1), height=200
-        )
+        self._main = _figure(title="max Re λ of cells", y_range=y_range, x_range=(-1, 1), height=200)
         zero = {"location": 0, "dimension": "height", "line_color": "#444444", "line_width": 1.2}
         self._main.add_layout(BoxAnnotation(left=0, fill_color=FAILED, fill_alpha=0.06, level="image"))
         self._main.add_layout(Span(line_dash="dashed", **zero))
@@ -318,7 +335,7 @@ class _Abscissae:
         self._main.segment(
             "q50", "low", "q50", "high", source=self._source, line_color="#111111", line_width=3
         )
-        self._main.xaxis.axis_label = "spectral abscissa, max Re λ (1/time); right of 0 unstable"
+        self._main.xaxis.axis_label = "spectral abscissa (1/time)"
         self._above = self._share("positive", "Above 0 (% of cells)", FAILED, y_range)
         self._ready = self._share("done", "Done (% of cells)", "#666666", y_range)
         tips = [
@@ -336,7 +353,9 @@ class _Abscissae:
         self.root = row(*self._figures, name="abscissa", sizing_mode="stretch_width", spacing=6)
 
     def _share(self, name: str, title: str, color: str, y_range: Any) -> Any:
-        made = _figure(title=title, y_range=y_range, x_range=(0, 100), height=200, width=150)
+        made = _figure(
+            title=title, y_range=y_range, x_range=(0, 100), height=200, width=150, min_border_right=16
+        )
         made.sizing_mode = "fixed"
         made.hbar(
             "y", left=0, right=name, height=0.62, source=self._source, fill_color=color, line_color=None
@@ -348,8 +367,8 @@ class _Abscissae:
         made.xaxis.axis_label = "%"
         return made
 
-    def update(self, rows: Sequence[ClusterRow]) -> None:
-        """Show the clusters of a run, in their order, the first above."""
+    def update(self, rows: Sequence[ClusterRow]) -> str:
+        """Show the clusters of a run, in their order, the first above, and return the title."""
         n_all = len(rows)
         if n_all > _MOST_CLUSTERS:
             largest = set(sorted(range(n_all), key=lambda i: -rows[i].n_cells)[:_MOST_CLUSTERS])
@@ -369,14 +388,14 @@ class _Abscissae:
         }
         for column, name in enumerate(("q05", "q25", "q50", "q75", "q95")):
             data[name] = [found[column] for found in quantiles]
-        self._label([one.name for one in rows], n_all)
+        self._label([one.name for one in rows])
         self._source.data = data  # NaN differs from itself, so that there is nothing to compare
         self._stretch([value for found in quantiles for value in found if math.isfinite(value)])
         n_values = sum(one.n_values for one in rows)
         part = f"; the largest {n} of {n_all:,} clusters" if n < n_all else ""
-        _set(self._main.title, text=f"Spectral abscissa by cluster, {n_values:,} cells so far{part}")
+        return f"{n_values:,} cells so far{part}"
 
-    def _label(self, names: list[str], n_all: int) -> None:
+    def _label(self, names: list[str]) -> None:
         if names == self._names:
             return
         self._names = names

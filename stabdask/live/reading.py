@@ -55,7 +55,7 @@ class StoreReader:
         return self._place.local is None
 
     def _reset(self) -> None:
-        self._model = RunModel(self._told.n_partitions)
+        self._model = RunModel(self._told.n_partitions, with_abscissa=False, with_residual=False)
         self._arrays: dict[str, Any] = {}
         self._codes: npt.NDArray[np.integer] = np.empty(0, np.int8)
         self._known: set[str] = set()
@@ -142,6 +142,7 @@ class StoreReader:
             spec.labels,
             np.bincount(labelled, minlength=len(spec.labels)).tolist(),
             with_abscissa="spectral_abscissa" in arrays,
+            with_residual="residual" in arrays,
             backend=spec.options.backend,
         )
 
@@ -171,7 +172,7 @@ class StoreReader:
         folder = receipt_folder(self._place)
         todo = list(names)
         while todo:
-            documents = folder.read_many(todo)
+            documents = folder.read_many(list(todo))
             while todo:
                 name = todo.pop(0)
                 try:

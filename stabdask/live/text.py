@@ -47,6 +47,7 @@ _MOST_NAMED = 12
 
 STYLE = f"""
 :host {{ font: 14px/1.45 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; color: #222; }}
+.bk-clearfix {{ display: block; width: 100%; }}
 h1 {{ font-size: 20px; margin: 0 0 2px; font-weight: 600; }}
 h2 {{ font-size: 14px; margin: 0 0 6px; font-weight: 600; }}
 p {{ margin: 2px 0; }}
@@ -66,6 +67,9 @@ code {{ font: 13px ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
 .legend .dot {{ border-radius: 50%; background: {RUNNING}; border: 1px solid #fff; }}
 .legend .cross {{ color: {FAILED}; font-weight: 700; font-style: normal; width: auto; height: auto;
   vertical-align: 0; }}
+.legend .line {{ height: 6px; vertical-align: 2px; }}
+.legend .tick {{ width: 3px; background: #111; }}
+.legend .zero {{ width: 0; border-left: 2px dashed #444; }}
 table {{ border-collapse: collapse; width: 100%; font-size: 13.5px; }}
 th {{ text-align: left; font-weight: 400; }}
 th, td {{ padding: 2px 8px 2px 0; border-bottom: 1px solid #e4e4e4; }}
@@ -204,4 +208,12 @@ def status_html(status: LiveStatus) -> str:
         rows.append(
             f"<tr><th{bad}>{sign}{escape(_WORDS[kind])}</th><td>{n:,}</td><td>{n / total:.2%}</td></tr>"
         )
-    return f"<h2>Cells by status</h2><table>{''.join(rows)}</table>"
+    note = (
+        ""
+        if status.progressed.with_residual
+        else "<p class='runs'>Residuals are shown of runs that compute eigenvectors.</p>"
+    )
+    return (
+        "<h2>Cells by status</h2><table><tr><th>status</th><td>cells</td><td>share</td></tr>"
+        f"{''.join(rows)}</table>{note}"
+    )
