@@ -136,7 +136,7 @@ _LEGEND = (
 )
 _IN_PART = f"<span><i style='background:linear-gradient(90deg,{WAITING},{DONE})'></i>in part</span>"
 _QUANTILES = (
-    "<h2>Spectral abscissa by cluster, {title}</h2><div class='legend'>"
+    "<h2>Spectral abscissa {title}, by cluster</h2><div class='legend'>"
     f"<span><i class='line' style='background:{_LIGHT}'></i>5 to 95 % of cells</span>"
     f"<span><i style='background:{DONE}'></i>25 to 75 %</span>"
     "<span><i class='tick'></i>median</span>"
@@ -165,6 +165,8 @@ def _figure(**options: Any) -> Any:
         background_fill_color="#FFFFFF",
         border_fill_color=_GROUND,
         outline_line_color="#DDDDDD",
+        # A figure that was hidden at first leaves a little of its first, narrow drawing at the left edge.
+        styles={"clip-path": "inset(0 0 0 3px)"},
         **options,
     )
     made.title.text_font_size = "14px"
@@ -190,6 +192,7 @@ class _Map:
             name="map", min_border=0, x_range=(-0.5, 0.5), y_range=(-0.5, 0.5), aspect_ratio=1
         )
         self.figure.sizing_mode = "scale_width"
+        self.figure.styles = {}
         self.figure.axis.visible = False
         self.figure.grid.visible = False
         self.figure.outline_line_color = None
@@ -235,10 +238,10 @@ class _Map:
         _set(self.figure.x_range, start=-0.5, end=columns - 0.5)
         _set(self.figure.y_range, start=0.5 - rows, end=0.5)
         _set(self.figure, aspect_ratio=columns / rows)
-        # About as wide as the page lets the map be; marks are to stay inside their squares.
-        size = max(4.0, min(14.0, 0.5 * _MAP_WIDTH / columns))
+        # About as wide as the page lets the map be; marks are to be seen on small squares too.
+        size = max(7.0, min(14.0, 0.5 * _MAP_WIDTH / columns))
         _set(self._dots.glyph, size=size)
-        _set(self._crosses.glyph, size=max(6.0, size))
+        _set(self._crosses.glyph, size=size)
         each = (
             "a square each, in the order of cells"
             if found.per_square == 1
@@ -392,8 +395,8 @@ class _Abscissae:
         self._source.data = data  # NaN differs from itself, so that there is nothing to compare
         self._stretch([value for found in quantiles for value in found if math.isfinite(value)])
         n_values = sum(one.n_values for one in rows)
-        part = f"; the largest {n} of {n_all:,} clusters" if n < n_all else ""
-        return f"{n_values:,} cells so far{part}"
+        part = f" (here the largest {n} of {n_all:,} clusters)" if n < n_all else ""
+        return f"of {n_values:,} cells{part}"
 
     def _label(self, names: list[str]) -> None:
         if names == self._names:

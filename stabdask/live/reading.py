@@ -220,7 +220,7 @@ class StoreReader:
             self._unread.pop(number, None)
 
 
-class _AnotherRunError(Exception):
+class _AnotherRunError(ValueError):
     """What was read belongs to another run."""
 
 

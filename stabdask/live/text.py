@@ -70,7 +70,7 @@ code {{ font: 13px ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
 .legend .line {{ height: 6px; vertical-align: 2px; }}
 .legend .tick {{ width: 3px; background: #111; }}
 .legend .zero {{ width: 0; border-left: 2px dashed #444; }}
-table {{ border-collapse: collapse; width: 100%; font-size: 13.5px; }}
+table {{ border-collapse: collapse; width: 100%; max-width: 400px; font-size: 13.5px; }}
 th {{ text-align: left; font-weight: 400; }}
 th, td {{ padding: 2px 8px 2px 0; border-bottom: 1px solid #e4e4e4; }}
 td {{ text-align: right; font-variant-numeric: tabular-nums; }}
