@@ -163,7 +163,9 @@ def test_slurm_jobs(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (least, most) == (4, 4)
     assert said[0].startswith("SLURM        4 workers, 2 a job of 02:00:00; what jobs say is in ")
     assert re.search(
-        r"dashboard    http://127\.0\.0\.1:\d+/status; from elsewhere: ssh -L 8787:127\.0\.0\.1:\d+ ", said[1]
+        r"dashboard    http://127\.0\.0\.1:\d+/stabdask \(Dask's own: /status\); from elsewhere: ssh -L 8787:127\.0\.0\.1:\d+ "
+        r"\S+, then http://127\.0\.0\.1:8787/stabdask$",
+        said[1],
     )
 
 
@@ -230,6 +232,7 @@ def test_pods(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert container["args"] == ["dask", "worker", "--nthreads", "1", "--memory-limit", "2000000000"]
     assert container["resources"]["limits"] == {"cpu": "1", "memory": "2000000000", "nvidia.com/gpu": "1"}
     assert "nvidia.com/gpu" not in scheduler["spec"]["containers"][0]["resources"]["limits"]
+    assert scheduler["spec"]["containers"][0]["args"][-2:] == ["--preload", "stabdask.live.preload"]
     monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", None)
     with (
         pytest.raises(ClusterError, match=r'pip install "stabdask\[kubernetes\]"'),

@@ -2,7 +2,8 @@
 # The scheduler of a cluster of several machines, on one of them:
 #     scheduler.sh FOLDER
 # FOLDER is on a disk that all machines share, and holds tls/ (deployments/make-certificates.sh FOLDER/tls). Where it
-# listens is written to FOLDER/scheduler.json. The dashboard listens on loopback: ssh -L 8787:127.0.0.1:8787 THIS_MACHINE.
+# listens is written to FOLDER/scheduler.json. The dashboard listens on loopback: ssh -L 8787:127.0.0.1:8787 THIS_MACHINE,
+# then http://127.0.0.1:8787/stabdask shows how far a run is.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=deployments/gpu/settings.sh
@@ -15,4 +16,5 @@ use_tls "$folder/tls"
 where=()
 [ -z "${INTERFACE:-}" ] || where=(--interface "$INTERFACE")
 exec dask scheduler --protocol tls --port "${PORT:-8786}" "${where[@]}" \
-    --scheduler-file "$folder/scheduler.json" --dashboard-address "127.0.0.1:${DASHBOARD_PORT:-8787}"
+    --scheduler-file "$folder/scheduler.json" --dashboard-address "127.0.0.1:${DASHBOARD_PORT:-8787}" \
+    --preload stabdask.live.preload

@@ -47,7 +47,9 @@ def add_commands(commands: Any) -> None:
     add_job_arguments(run, recalled=True)
     _add_store(run, "where to write the results, e.g. out.zarr or s3://bucket/out.zarr")
     _add_allow_failed(run)
-    run.add_argument("--no-dashboard", action="store_true", help="do not serve Dask's dashboard")
+    run.add_argument(
+        "--no-dashboard", action="store_true", help="serve neither the live page nor Dask's dashboard"
+    )
     run.add_argument("--quiet", action="store_true", help="no progress on stderr")
     run.add_argument(
         "--repair",

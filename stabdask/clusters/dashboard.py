@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from stabdask.clusters.security import is_loopback
@@ -13,8 +13,23 @@ from stabdask.clusters.security import is_loopback
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["dashboard_address", "dashboard_text", "dashboard_url", "free_port"]
+__all__ = [
+    "METADATA",
+    "PAGE",
+    "PRELOAD",
+    "dashboard_address",
+    "dashboard_text",
+    "dashboard_url",
+    "free_port",
+    "page_settings",
+]
 
+METADATA = "stabdask"
+"""Key of what this package keeps in the metadata of a scheduler."""
+PAGE = "stabdask"
+"""Last part of the address of the live page."""
+PRELOAD = "stabdask.live.preload"
+"""Module that a scheduler loads at its start to have the live page."""
 _PORT = 8787
 _REMOTE = ("SSH_CONNECTION", "SLURM_JOB_ID")
 """Variables of processes that were started from another host."""
@@ -25,16 +40,36 @@ def dashboard_address(wanted: bool) -> str | None:
     return f"127.0.0.1:{free_port(_PORT)}" if wanted else None
 
 
+def page_settings(wanted: bool) -> dict[str, Any]:
+    """Return the settings of Dask with which a scheduler started in this process has the live page.
+
+    What the configuration of the user preloads stays.
+    """
+    if not wanted:
+        return {}
+    import dask
+
+    setting = "distributed.scheduler.preload"
+    found = dask.config.get(setting, None) or []
+    others = [found] if isinstance(found, str) else list(found)
+    return {setting: [*others, *([] if PRELOAD in others else [PRELOAD])]}
+
+
 def dashboard_url(client: Client) -> str | None:
-    """Return the address of the dashboard of a client's cluster, or None if it has none."""
+    """Return the address of the dashboard of a client's cluster, or None if it has none.
+
+    That of the live page where the scheduler has it, else that of Dask's own first page.
+    """
     link = getattr(client, "dashboard_link", None)
     if not link or ":0/" in str(link):
         return None
     # Of a scheduler in this process Dask tells the host of its own address, which the dashboard may not listen at.
     server = getattr(getattr(getattr(client, "cluster", None), "scheduler", None), "http_server", None)
     if server is not None and is_loopback(str(getattr(server, "address", ""))):
-        return f"http://{server.address}:{server.port}/status"
-    return str(link)
+        link = f"http://{server.address}:{server.port}/status"
+    if not client.get_metadata([METADATA, "page"], None):
+        return str(link)
+    return f"{str(link).removesuffix('/status')}/{PAGE}"
 
 
 def dashboard_text(client: Client) -> str | None:
@@ -43,11 +78,12 @@ def dashboard_text(client: Client) -> str | None:
     if url is None:
         return None
     parts = urlsplit(url)
+    own = " (Dask's own: /status)" if parts.path.endswith(f"/{PAGE}") else ""
     if not is_loopback(parts.hostname or "") or not any(name in os.environ for name in _REMOTE):
-        return url
+        return url + own
     return (
-        f"{url}; from elsewhere: ssh -L {_PORT}:127.0.0.1:{parts.port} {getpass.getuser()}@{socket.gethostname()}, "
-        f"then http://127.0.0.1:{_PORT}/status"
+        f"{url}{own}; from elsewhere: ssh -L {_PORT}:127.0.0.1:{parts.port} "
+        f"{getpass.getuser()}@{socket.gethostname()}, then http://127.0.0.1:{_PORT}{parts.path}"
     )
 
 

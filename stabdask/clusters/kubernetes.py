@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from stabdask.clusters.dashboard import PRELOAD
 from stabdask.clusters.options import ClusterRequest
 from stabdask.clusters.settings import SETTINGS, remote_environment
 from stabdask.errors import ClusterError, UsageError
@@ -24,7 +25,7 @@ _NAME = "stabdask"
 def kubernetes_spec(
     request: ClusterRequest, make_cluster_spec: Callable[..., dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the DaskCluster resource: workers of one thread and one core, and the scheduler without GPUs.
+    """Return the DaskCluster resource: workers of one thread and one core, and the scheduler, which has the live page.
 
     Raises
     ------
@@ -44,6 +45,8 @@ def kubernetes_spec(
         env={**remote_environment(), **request.get("env", {})},
         worker_command=["dask", "worker", "--nthreads", "1", "--memory-limit", str(memory)],
     )
+    for container in spec["spec"]["scheduler"]["spec"]["containers"]:
+        container["args"] = [*container["args"], "--preload", PRELOAD]
     if request.get("gpus"):
         for container in spec["spec"]["worker"]["spec"]["containers"]:
             resources = copy.deepcopy(container["resources"])  # the scheduler's is the same object

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from stabdask.clusters.dashboard import dashboard_address
+from stabdask.clusters.dashboard import dashboard_address, page_settings
 from stabdask.clusters.security import is_loopback, temporary_security
 from stabdask.clusters.settings import SETTINGS, worker_environment
 from stabdask.errors import BackendUnavailableError, ClusterError, UsageError
@@ -99,7 +99,7 @@ def local_client(
     memory_limit
         Bytes per worker at which Dask restarts it; Dask's default if None.
     dashboard
-        Whether to serve Dask's dashboard on loopback, at port 8787 if that is free.
+        Whether to serve Dask's dashboard and the live page on loopback, at port 8787 if that is free.
     host
         Address that scheduler and workers listen at. If it is not loopback, only clients with the certificate of
         this cluster, made for it, can connect.
@@ -120,7 +120,7 @@ def local_client(
 
     _refuse_while_imported()
     how = _listening(memory_limit, dashboard, host)
-    with dask.config.set(SETTINGS | (_EARLY if _started_early else {})):
+    with dask.config.set(SETTINGS | page_settings(dashboard) | (_EARLY if _started_early else {})):
         try:
             cluster = LocalCluster(n_workers=adaptive[0] if adaptive else n_workers, processes=True, **how)
         except RuntimeError as error:  # of its nannies
@@ -211,7 +211,7 @@ def gpu_client(
     memory_limit
         Bytes of host memory per worker at which Dask restarts it; Dask's default if None.
     dashboard
-        Whether to serve Dask's dashboard, at port 8787 if that is free.
+        Whether to serve Dask's dashboard and the live page, at port 8787 if that is free.
     say
         Called with a line about the GPUs and the pool chosen.
     default
@@ -227,7 +227,7 @@ def gpu_client(
     from distributed import Client
 
     pool, said = _memory_pool(gpus)
-    with dask.config.set(SETTINGS):
+    with dask.config.set(SETTINGS | page_settings(dashboard)):
         cluster = _cuda_cluster(n_workers, {**pool, **_listening(memory_limit, dashboard)})
         with cluster, Client(cluster, set_as_default=default) as client:
             _wait_for_workers(client, n_workers)

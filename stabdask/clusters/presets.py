@@ -59,7 +59,7 @@ def cluster(what: str | Path, *, say: Say = None, **options: Any) -> Iterator[Cl
     insecure_tcp
         Allow plain connections beyond this host.
     dashboard
-        Whether to serve Dask's dashboard (local, cuda, SLURM).
+        Whether to serve Dask's dashboard and the live page of runs (local, cuda, SLURM).
 
     Yields
     ------

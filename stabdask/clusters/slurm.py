@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.clusters.dashboard import dashboard_address
+from stabdask.clusters.dashboard import dashboard_address, page_settings
 from stabdask.clusters.options import ClusterRequest, parse_walltime
 from stabdask.clusters.security import security_files
 from stabdask.clusters.settings import SETTINGS, remote_environment
@@ -110,7 +110,8 @@ def slurm_client(request: ClusterRequest, say: Callable[[str], None] | None) -> 
 
     least, most = _size(request)
     shared = Path(request.get("shared_folder", _SHARED)).expanduser().absolute()
-    with security_files(shared) as security, dask.config.set(SETTINGS):
+    settings = SETTINGS | page_settings(request.get("dashboard", True))
+    with security_files(shared) as security, dask.config.set(settings):
         arguments = slurm_arguments(request, security)
         with jobqueue.SLURMCluster(**arguments) as cluster, Client(cluster) as client:
             _try_submission(cluster.job_script())

@@ -15,6 +15,7 @@ from stabdask.clusters.checks import await_worker, check_paths, check_versions, 
 from stabdask.clusters.dashboard import dashboard_text, dashboard_url
 from stabdask.errors import StabdaskError, UnfitWorkerError
 from stabdask.files import Place
+from stabdask.runs.announce import TASK_PREFIX, Announcement
 from stabdask.runs.losses import out_of_memory, scheduler_needed
 from stabdask.runs.partition import PartitionTask, run_partition, run_task
 from stabdask.runs.plan import Plan
@@ -43,6 +44,7 @@ class Here:
     n_workers: int = 0
     dashboard: str | None = None
     failures: dict[int, str] = field(default_factory=dict)
+    client: None = None
 
     def map(self, tasks: Iterator[PartitionTask], watch: Watch | None = None) -> Iterator[Receipt]:
         """Give the receipts of `tasks`, in their order, until `watch` says to stop."""
@@ -73,13 +75,19 @@ class OnCluster:
     def __init__(self, client: Client, say: Callable[[str], None] | None = None) -> None:
         self.client = client
         self.failures: dict[int, str] = {}
-        self.dashboard = dashboard_url(client)
+        self.announcement: Announcement | None = None
         self.n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
         self._waiting, self._asked_again = 0, 0.0
         self._say = say
         self._n_refusals = 0
         self._refusers: set[str] = set()
         self._versions = dict(essential_versions())
+
+    @property
+    def dashboard(self) -> str | None:
+        """Address of the dashboard of the cluster, or None if it has none."""
+        with scheduler_needed(self.client):
+            return dashboard_url(self.client)
 
     def map(self, tasks: Iterator[PartitionTask], watch: Watch | None = None) -> Iterator[Receipt]:
         """Give the receipts of `tasks` as they come, until `watch` says to stop; `failures` has what fails for good.
@@ -142,7 +150,7 @@ class OnCluster:
             run_task,
             self._versions,
             pickle.dumps(task),
-            key=f"partition-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}-{self._n_refusals}",
+            key=f"{TASK_PREFIX}-{task.spec.fingerprint[:8]}-{task.partition}-{task.attempt}-{self._n_refusals}",
             pure=False,
         )
         running[future] = task
@@ -163,7 +171,10 @@ class OnCluster:
         if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
             self._submit(replace(task, attempt=task.attempt + 1), running, completed)
             return
-        self.failures[task.partition] = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
+        self.failures[task.partition] = reason
+        if self.announcement is not None:
+            self.announcement.failed(task.partition, reason)
 
     def _dismiss(self, error: UnfitWorkerError) -> None:
         """Send a worker away that refused a partition, which is another worker's then; not if no other is left."""

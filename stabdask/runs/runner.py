@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMismatchError, UsageError
 from stabdask.files import Place, place_of, sweep_beside
+from stabdask.runs.announce import announced
 from stabdask.runs.executors import open_executor
 from stabdask.runs.handle import RunHandle
 from stabdask.runs.job import Job, prepare, touch_hint
@@ -98,7 +99,7 @@ def run(
         True for a bar in a notebook or on stderr (lines now and then, where that is no terminal), or a function called
         with a `Progress`.
     dashboard
-        Whether to serve Dask's dashboard on loopback (only without `client`).
+        Whether to serve Dask's dashboard and the live page on loopback (only without `client`).
     lock
         Keep other runs from writing to the store. False is for file systems without locks, where you make sure
         that nothing else does; leftovers of killed writers are not swept then.
@@ -215,9 +216,12 @@ def run_job(
                 if watch is not None:
                     watch.dashboard = executor.dashboard
                     watch.started.set()
-                for receipt in executor.map(_tasks(job, path, todo), watch):
-                    tally.add(receipt)
-                    check_lock()
+                with announced(executor, path, spec, set(receipts), todo) as announcement:
+                    for receipt in executor.map(_tasks(job, path, todo), watch):
+                        tally.add(receipt)
+                        check_lock()
+                    if announcement is not None and watch is not None and watch.stopping:
+                        announcement.stopped = True
                 failures, n_workers = executor.failures, executor.n_workers
             n_new = tally.n_new
             if sweeps:  # what a worker left behind that was killed in the middle of a file
