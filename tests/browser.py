@@ -35,6 +35,7 @@ class Tab:
         self._number = 0
         self.requests: list[str] = []
         self.complaints: list[str] = []
+        self.dialogs = 0
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self._loop.run_until_complete(self._command(method, parameters))
@@ -56,6 +57,8 @@ class Tab:
             self.requests.append(parameters["request"]["url"])
         elif method == "Network.webSocketCreated":
             self.requests.append(parameters["url"])
+        elif method == "Page.javascriptDialogOpening":
+            self.dialogs += 1
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(parameters["exceptionDetails"])[:500])
         elif method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "assert", "warning"):
@@ -91,10 +94,10 @@ class Tab:
 
     def text(self) -> str:
         """Return all text of the page, also inside shadow roots."""
-        return str(self.evaluate(f"({_TEXT})(document.body)"))
+        return str(self.evaluate(f"({TEXT})(document.body)"))
 
     def until_text(self, wanted: str, seconds: float = 40.0) -> None:
-        self.until(f"({_TEXT})(document.body).includes({json.dumps(wanted)})", seconds)
+        self.until(f"({TEXT})(document.body).includes({json.dumps(wanted)})", seconds)
 
     def move(self, x: float, y: float) -> None:
         self.command("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
@@ -109,7 +112,7 @@ class Tab:
         path.write_bytes(base64.b64decode(done["data"]))
 
 
-_TEXT = """function all(node) {
+TEXT = """function all(node) {
   if (!node) return "";
   if (node.nodeType === 3) return node.textContent + " ";
   if (["SCRIPT", "STYLE"].includes(node.tagName)) return "";

@@ -163,8 +163,8 @@ def test_slurm_jobs(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (least, most) == (4, 4)
     assert said[0].startswith("SLURM        4 workers, 2 a job of 02:00:00; what jobs say is in ")
     assert re.search(
-        r"dashboard    http://127\.0\.0\.1:\d+/stabdask \(Dask's own: /status\); from elsewhere: ssh -L 8787:127\.0\.0\.1:\d+ "
-        r"\S+, then http://127\.0\.0\.1:8787/stabdask$",
+        r"dashboard    http://127\.0\.0\.1:\d+/stabdask \(Dask's own: /status\); from elsewhere: "
+        r"ssh -L 8787:127\.0\.0\.1:\d+ \S+, then http://127\.0\.0\.1:8787/stabdask$",
         said[1],
     )
 

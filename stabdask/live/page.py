@@ -357,7 +357,13 @@ class _Abscissae:
 
     def _share(self, name: str, title: str, color: str, y_range: Any) -> Any:
         made = _figure(
-            title=title, y_range=y_range, x_range=(0, 100), height=200, width=150, min_border_right=16
+            title=title,
+            y_range=y_range,
+            x_range=(0, 100),
+            height=200,
+            width=150,
+            min_border_left=10,
+            min_border_right=16,
         )
         made.sizing_mode = "fixed"
         made.hbar(

@@ -83,11 +83,18 @@ def _json_handler() -> type[Any]:
         def initialize(self, live: Live) -> None:
             self._live = live
 
-        def get(self) -> None:
-            found = self._live.to_dict(self.get_query_argument("run", None))
+        def set_default_headers(self) -> None:
             self.set_header("Content-Type", "application/json; charset=utf-8")
             self.set_header("Cache-Control", "no-store")
             self.set_header("X-Content-Type-Options", "nosniff")
+            # A connection that is kept is answered even after the scheduler has ended, as long as its process lives.
+            self.set_header("Connection", "close")
+
+        def head(self) -> None:
+            self.finish()
+
+        def get(self) -> None:
+            found = self._live.to_dict(self.get_query_argument("run", None))
             if found is None:
                 self.set_status(404)
                 found = {"error": "no run of that token"}

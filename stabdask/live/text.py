@@ -140,9 +140,9 @@ def _tiles(status: LiveStatus, known: bool, share: float) -> list[str]:
     counts = f"{len(status.running):,} running, {len(status.failed):,} failed"
     tiles.append(_tile(f"{done} of {told.n_partitions:,}", f"partitions done; {counts}"))
     threads = "" if workers.n_threads == workers.n else f", {workers.n_threads:,} threads"
-    peak = (
-        f"; peak of one {format_bytes(progressed.peak_worker_bytes)}" if progressed.peak_worker_bytes else ""
-    )
+    peak = ""
+    if progressed.peak_worker_bytes:
+        peak = f"; at most {format_bytes(progressed.peak_worker_bytes)} in one so far"
     limit = f" of {format_bytes(workers.memory_limit_bytes)}" if workers.memory_limit_bytes else ""
     full = "" if workers.fullest is None else f"; fullest worker {workers.fullest:.0%}"
     tiles += [

@@ -71,7 +71,7 @@ class Announcement:
     def end(self, state: str) -> None:
         """Tell how it ended; whatever hinders that, the run itself is over."""
         scheduler: Any = self._client.scheduler
-        if scheduler is None:  # the client has been closed
+        if scheduler is None or self._client.status != "running":  # nobody is there to be told
             return
         for key, value in (("seconds", time.monotonic() - self._begin), ("state", state)):
             with suppress(OSError, RuntimeError, RunFailedError), scheduler_needed(self._client):

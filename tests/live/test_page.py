@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import subprocess
 import sys
 import time
@@ -212,6 +213,19 @@ def test_a_cluster_without_the_preload_is_as_it_was(small: Small, tmp_path: Path
         assert url is not None
         assert url.endswith("/status")
         assert "Dask's own" not in str(dashboard_text(client))
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_the_command_line_says_where_the_page_is(small: Small, tmp_path: Path, shows: bool) -> None:
+    command = [
+        sys.executable, "-m", "stabdask.cli.main", "run", str(small.atlas), "--field", str(small.field),
+        "--layer", "M_t", "--cluster-key", "state", "--store", str(tmp_path / "out.zarr"), "--workers", "1",
+        *([] if shows else ["--no-dashboard"]),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert bool(re.search(r"dashboard    http://127\.0\.0\.1:\d+/stabdask", done.stderr)) is shows
+    assert shows or "/stabdask (" not in done.stderr
 
 
 def test_settings_keep_what_the_user_preloads() -> None:
