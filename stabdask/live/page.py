@@ -101,7 +101,7 @@ class _Page:
             self._abscissa.root,
         )
         if status is None:
-            _set(self._head, text=empty_html(len(self._live.runs())) if self._token is None else _NO_SUCH_RUN)
+            _set(self._head, text=empty_html(self._live.n_workers) if self._token is None else _NO_SUCH_RUN)
             _set(self._status, text="")
             for shown in figures:
                 _set(shown, visible=False)

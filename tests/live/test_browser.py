@@ -110,6 +110,7 @@ def test_the_page_during_a_run(
         url = said[0].split()[1]
         tab.open(url)
         tab.until_text("No run has been announced")
+        tab.until_text("2 workers connected")
         tab.screenshot(saved / f"{name}-0-before.png")
         running = threading.Thread(target=compute, args=(client,))
         running.start()
