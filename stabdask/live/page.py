@@ -101,7 +101,7 @@ class _Page:
             self._abscissa.root,
         )
         if status is None:
-            _set(self._head, text=empty_html(len(self._live.runs())) if self._token is None else _NO_SUCH_RUN)
+            _set(self._head, text=empty_html(self._live.n_workers) if self._token is None else _NO_SUCH_RUN)
             _set(self._status, text="")
             for shown in figures:
                 _set(shown, visible=False)
@@ -333,8 +333,8 @@ class _Abscissae:
         self._main.add_layout(BoxAnnotation(left=0, fill_color=FAILED, fill_alpha=0.06, level="image"))
         self._main.add_layout(Span(line_dash="dashed", **zero))
         common = {"source": self._source, "line_color": None}
-        outer = self._main.hbar("y", left="q05", right="q95", height=0.3, fill_color=_LIGHT, **common)
-        inner = self._main.hbar("y", left="q25", right="q75", height=0.62, fill_color=DONE, **common)
+        self._main.hbar("y", left="q05", right="q95", height=0.3, fill_color=_LIGHT, **common)
+        self._main.hbar("y", left="q25", right="q75", height=0.62, fill_color=DONE, **common)
         self._main.segment(
             "q50", "low", "q50", "high", source=self._source, line_color="#111111", line_width=3
         )
@@ -349,7 +349,9 @@ class _Abscissae:
             ("5 to 95 %", "@q05{0.000} to @q95{0.000}"),
             ("above 0", "@positive{0.0} %"),
         ]
-        self._main.add_tools(HoverTool(renderers=[outer, inner], tooltips=tips))
+        # One target a row: of bars over one another each would have its own box.
+        target = self._main.hbar("y", left="q05", right="q95", height=0.9, fill_alpha=0, **common)
+        self._main.add_tools(HoverTool(renderers=[target], tooltips=tips, point_policy="follow_mouse"))
         for one in (self._above, self._ready):
             one.add_tools(HoverTool(tooltips=tips))
         self._figures = (self._main, self._above, self._ready)

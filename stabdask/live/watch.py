@@ -161,6 +161,11 @@ class Live:
             self._cached = (now, token, status)
         return status
 
+    @property
+    def n_workers(self) -> int:
+        """Workers there are."""
+        return len(self._scheduler.workers)
+
     def runs(self) -> list[Told]:
         """Return what was told of the runs, newest first."""
         return [watch.told for watch in reversed(self._watches.values())]
@@ -173,7 +178,7 @@ class Live:
         runs = [{"token": told.token, "store": told.store, "state": told.state} for told in self.runs()]
         if status is not None:
             return {**status.to_dict(), "runs": runs}
-        return {"run": None, "workers": {"n": workers_of(self._scheduler).n}, "runs": runs}
+        return {"run": None, "workers": {"n": self.n_workers}, "runs": runs}
 
     def close(self) -> None:
         """Let all threads end."""

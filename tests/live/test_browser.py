@@ -110,6 +110,7 @@ def test_the_page_during_a_run(
         url = said[0].split()[1]
         tab.open(url)
         tab.until_text("No run has been announced")
+        tab.until_text("2 workers connected")
         tab.screenshot(saved / f"{name}-0-before.png")
         running = threading.Thread(target=compute, args=(client,))
         running.start()
@@ -130,11 +131,16 @@ def test_the_page_during_a_run(
         assert_laid_out(tab, 1280)
         tab.screenshot(saved / f"{name}-3-end.png")
         # Names of clusters in the box under the mouse, too, are text.
-        x, y, w, h = max(boxes(tab), key=lambda box: box[2] * box[3])
-        for step in range(5):
-            tab.move(x + 0.42 * w, y + h * (0.15 + 0.05 * step) - tab.evaluate("scrollY"))
-            tab.evaluate("new Promise(done => setTimeout(() => done(1), 200))")
-        tab.until_text("above 0", 5)
+        x, y, w, _ = max(boxes(tab), key=lambda box: box[2] * box[3])
+        tab.evaluate(f"scrollTo(0, {y - 100})")
+        above = tab.evaluate("scrollY")
+        for step in range(30):
+            tab.move(x + 0.3 * w, y + 60 + 7 * step - above)
+            tab.evaluate("new Promise(done => setTimeout(() => done(1), 150))")
+            if "above 0" in tab.text():
+                break
+        else:
+            raise AssertionError("no box of numbers under the mouse")
         tab.screenshot(saved / f"{name}-4-hover.png", whole=False)
         tab.resize(800, 900)
         tab.evaluate("new Promise(done => setTimeout(() => done(1), 1500))")
