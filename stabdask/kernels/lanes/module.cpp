@@ -104,7 +104,7 @@ void take_rows(nb::ndarray<const T, nb::ndim<2>, nb::device::cpu> x, Array<const
                Optional<const int64_t, 1> columns, Array<T, 2> out, Array<uint8_t, 1> finite,
                const std::string& instruction_set) {
     const size_t width = out.shape(1);
-    if (x.size() && x.stride(1) != 1) throw nb::value_error("rows of x are not contiguous");
+    if (x.size() && x.shape(1) > 1 && x.stride(1) != 1) throw nb::value_error("rows of x are not contiguous");
     expect(out, {rows.shape(0), width}, "out");
     expect(finite, {rows.shape(0)}, "finite");
     if (columns) expect(*columns, {width}, "columns");
@@ -144,7 +144,7 @@ void speeds(nb::ndarray<const Source, nb::ndim<2>, nb::device::cpu> x, Array<con
             Array<const double, 1> gamma, Array<const double, 1> bias, Array<double, 1> speed,
             const std::string& instruction_set) {
     const size_t cells = x.shape(0), genes = x.shape(1), r = activation.shape(1), stored = columns.shape(0);
-    if (x.size() && x.stride(1) != 1) throw nb::value_error("rows of x are not contiguous");
+    if (x.size() && x.shape(1) > 1 && x.stride(1) != 1) throw nb::value_error("rows of x are not contiguous");
     expect(activation, {cells, r}, "activation");
     expect(starts, {genes + 1}, "starts");
     expect(weights, {stored}, "weights");
