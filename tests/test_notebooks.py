@@ -136,7 +136,7 @@ def test_notebooks_run_and_leave_nothing_behind(path: Path, tmp_path: Path) -> N
         for output in cell.outputs
         if output.output_type == "stream" and output.name == "stdout"
     )
-    assert re.search(r"^dashboard    http://127\.0\.0\.1:\d+/status$", text.split("; from")[0], re.MULTILINE)
+    assert re.search(r"^dashboard    http://127\.0\.0\.1:\d+/stabdask", text.split("; from")[0], re.MULTILINE)
     assert list(here.iterdir()) == []
     # Dask keeps the folder that folders of workers were in, and its locks.
     scratch = temporary / "dask-scratch-space"
