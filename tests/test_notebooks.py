@@ -62,6 +62,7 @@ def test_notebooks_have_one_title_and_are_found(path: Path) -> None:
     assert len(re.findall(r"^# ", prose, flags=re.MULTILINE)) == 1
     title = first.source.splitlines()[0].removeprefix("# ")
     assert title
+    assert path.match("0*")  # what the index of the book lists
     for target in re.findall(r"\]\(([^)]+)\)", prose):
         assert target.startswith("https://") or (FOLDER / target).is_file(), target
 

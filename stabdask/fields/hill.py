@@ -106,35 +106,35 @@ class HillParameters:
             slope = np.multiply(n, larger, out=larger)
             slope *= smaller
             slope /= positive
-            at_zero = np.where(n > 1, 0.0, np.where(n == 1, 1.0 / k, np.inf))
-        return activation, np.where(none, at_zero, slope)
+        return activation, np.where(none, _slope_at_zero(k, n), slope)
 
-    def evaluate_and_count(self, x: Array) -> tuple[Array, Array, npt.NDArray[np.intp]]:
+    def evaluate_and_count(self, x: Array) -> tuple[Array, Array, npt.NDArray[np.integer[Any]]]:
         """Return what `evaluate` does, and of each cell how many genes are where `near_switch` is true, ``(cell,)``."""
         if isinstance(x, np.ndarray) and lanes.available():
-            activation, slope, near = lanes.hill(x, self._compiled, _NEAR)
-            return activation, slope, near.astype(np.intp, copy=False)
+            return lanes.hill(x, self._compiled, _NEAR)
         return *self.evaluate(x), self.near_switch(x).sum(axis=1)
 
     @cached_property
     def _compiled(self) -> Array:
         """The parameters as `stabdask.kernels.lanes.hill` takes them."""
-        two = self.mix < 1
+        switches, switch = self._switch
         with np.errstate(divide="ignore"):
-            at_zero = [
-                np.where(n > 1, 0.0, np.where(n == 1, 1.0 / k, np.inf))
-                for k, n in ((self.threshold, self.exponent), (self.threshold2, self.exponent2))
-            ]
             logs = np.log(self.threshold), np.log(self.threshold2)
-        switches = two & (self.threshold != self.threshold2)
         rows = (
-            *(self.threshold, np.where(two, self.threshold2, np.nan)),
+            *(self.threshold, np.where(self.mix < 1, self.threshold2, np.nan)),
             *logs,
             *(self.exponent, self.exponent2),
-            *at_zero,
-            np.where(switches, 0.5 * (self.threshold + self.threshold2), np.nan),
+            *(_slope_at_zero(self.threshold, self.exponent), _slope_at_zero(self.threshold2, self.exponent2)),
+            np.where(switches, switch, np.nan),
         )
         return np.stack(rows)
+
+    @property
+    def _switch(self) -> tuple[npt.NDArray[np.bool_], Array]:
+        """Which genes go from one component to the other, and at which expression, ``(gene,)`` each."""
+        # Components with one threshold never switch: every expression is a tie, which the first takes.
+        switches = (self.mix < 1) & (self.threshold != self.threshold2)
+        return switches, 0.5 * (self.threshold + self.threshold2)
 
     def infinite_slope_at_zero(self) -> npt.NDArray[np.bool_]:
         """Return, per gene, whether the slope is infinite for a cell with no expression of it."""
@@ -144,10 +144,15 @@ class HillParameters:
 
     def near_switch(self, x: Array) -> npt.NDArray[np.bool_]:
         """Return where `x` is within a relative 1e-6 of the switch between two components."""
-        switch = 0.5 * (self.threshold + self.threshold2)
-        # Components with one threshold never switch: every expression is a tie, which the first takes.
-        switches = (self.mix < 1) & (self.threshold != self.threshold2)
+        switches, switch = self._switch
         if not switches.any():
             return np.zeros(x.shape, dtype=bool)
         near: npt.NDArray[np.bool_] = switches & (np.abs(x - switch) <= _NEAR * np.abs(switch))
         return near
+
+
+def _slope_at_zero(k: Array, n: Array) -> Array:
+    """Return the slope without expression: 0 for n > 1, 1/k for n = 1, infinite for n < 1."""
+    with np.errstate(divide="ignore"):
+        slope: Array = np.where(n > 1, 0.0, np.where(n == 1, 1.0 / k, np.inf))
+    return slope

@@ -99,8 +99,9 @@ def _write_formula(field: FormulaField, group: Any) -> None:
     # By position: no name from a file becomes a path.
     folder = group.create_group("parameters")
     for number, name in enumerate(names):
-        values = field.parameters[name]
-        folder.create_array(str(number), data=np.atleast_1d(values)).attrs["scalar"] = values.ndim == 0
+        values = np.atleast_1d(field.parameters[name])
+        dims = tuple(f"dim_{axis}" for axis in range(values.ndim))
+        write_array(folder, str(number), values, dims, {"scalar": field.parameters[name].ndim == 0})
 
 
 def open_field(path: str | Path, *, kind: str | None = None) -> Field:

@@ -14,7 +14,7 @@ from stabdask.files import Place, open_group, place_of
 from stabdask.live.model import Progressed, RunModel
 from stabdask.live.told import Told
 from stabdask.runs.job import RunSpec
-from stabdask.runs.receipts import Receipt, receipt_folder, receipt_names
+from stabdask.runs.receipts import Receipt, receipt_folder, receipt_names, receipt_place
 from stabdask.runs.store import read_spec
 
 __all__ = ["StoreReader"]
@@ -79,11 +79,10 @@ class StoreReader:
                     return
         except Exception as error:  # a damaged store can make readers raise anything
             problem = f"the scheduler cannot read the store at {self._told.store} ({_kind(error)})"
-            seen = None if self._spec is None else True
-            hidden = seen is None
-            if hidden:
+            visible = self._spec is not None
+            if not visible:
                 problem += "; partitions that workers are at are shown, results are not"
-            yield self._progressed(False if hidden else seen, self._clock() - begin, problem)
+            yield self._progressed(visible, self._clock() - begin, problem)
 
     def _progressed(self, visible: bool | None, look_s: float, *problems: str) -> Progressed:
         broken = [text for _, text in self._broken.values()]
@@ -189,11 +188,13 @@ class StoreReader:
         assert spec is not None
         if receipt.fingerprint != spec.fingerprint:
             raise _AnotherRunError
-        if name != f"{receipt.partition:08d}.json" or (receipt.start, receipt.stop) != spec.bounds(
-            receipt.partition
+        number = receipt.partition
+        cells = (receipt.start, receipt.stop)
+        if (
+            name != receipt_place(self._place, number).name
+            or number >= spec.n_partitions
+            or cells != spec.bounds(number)
         ):
-            raise ValueError(name)
-        if receipt.partition >= spec.n_partitions:
             raise ValueError(name)
         return receipt
 

@@ -16,6 +16,7 @@ from stabdask.errors import RunFailedError
 from stabdask.files import Place
 from stabdask.runs.job import RunSpec
 from stabdask.runs.losses import scheduler_needed
+from stabdask.runs.watch import Watch
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -39,8 +40,6 @@ class Announcement:
         self._keys = [*RUNS, uuid.uuid4().hex[:12]]
         self._failures: dict[str, str] = {}
         self._begin = time.monotonic()
-        self.stopped = False
-        """Whether it was told to stop before all was done."""
 
     def start(self, path: Place, spec: RunSpec, done: set[int], todo: list[int]) -> None:
         """Tell which store is written to, and what is in it already (`done`) and to be computed (`todo`)."""
@@ -85,12 +84,12 @@ class Announcement:
 
 @contextmanager
 def announced(
-    executor: Any, path: Place, spec: RunSpec, done: set[int], todo: list[int]
-) -> Iterator[Announcement | None]:
+    executor: Any, path: Place, spec: RunSpec, done: set[int], todo: list[int], watch: Watch | None
+) -> Iterator[None]:
     """Announce the partitions that an executor with a cluster computes in the block, and how that ended.
 
     States are ``"running"``, then ``"finished"``, ``"failed"`` where partitions failed for good, or ``"stopped"`` where
-    something else ended the block.
+    `watch` or something else ended the block.
 
     Raises
     ------
@@ -98,15 +97,15 @@ def announced(
         If the scheduler no longer answers at the start.
     """
     if executor.client is None:
-        yield None
+        yield
         return
     announcement = Announcement(executor.client)
     announcement.start(path, spec, done, todo)
     executor.announcement = announcement
     state = "stopped"
     try:
-        yield announcement
-        if not announcement.stopped:
+        yield
+        if watch is None or not watch.stopping:
             state = "failed" if executor.failures else "finished"
     finally:
         announcement.end(state)

@@ -302,10 +302,11 @@ def _solve_batch(
     times.eig_s += solved - start
     sizes = linear.sizes[members]
     out["status"][rows] = cell_status(result, sizes, keeps_vectors=options.vectors != "none")
-    kept = min(out["eigenvalue"].shape[1], result.eigenvalues.shape[1])
-    out["eigenvalue"][rows, :kept] = to_host(result.eigenvalues[:, :kept])
+    found = to_host(result.eigenvalues)
+    kept = min(out["eigenvalue"].shape[1], found.shape[1])
+    out["eigenvalue"][rows, :kept] = found[:, :kept]
     # Scalars see the whole core even where only its leading modes are kept.
-    write_core_scalars(rows, sizes, result.eigenvalues, options.tolerance, out)
+    write_core_scalars(rows, sizes, found, options.tolerance, out)
     for name, values in (("residual", result.residual), ("trace_defect", result.trace_defect)):
         if name in out:
             out[name][rows] = values
@@ -313,7 +314,7 @@ def _solve_batch(
         values = result.eigenvalues[:, : result.right.shape[1]]
         write_modes(linear, CoreModes(batch, values, result.right, result.left), out)
     times.lift_s += time.perf_counter() - solved
-    return leading(result.eigenvalues)
+    return leading(found)
 
 
 def _iterate_batch(

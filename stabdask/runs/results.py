@@ -93,10 +93,10 @@ def _only_finished(ds: xr.Dataset, spec: RunSpec, finished: Iterable[int]) -> xr
 
     partitions = np.zeros(spec.n_partitions, dtype=bool)
     partitions[list(finished)] = True
-    sizes = [stop - start for start, stop in map(spec.bounds, range(spec.n_partitions))]
+    cells = np.repeat(partitions, spec.partition_cells)[: spec.n_cells]
     masks = {
         "partition": xr.DataArray(partitions, dims="partition"),
-        "cell": xr.DataArray(np.repeat(partitions, sizes), dims="cell"),
+        "cell": xr.DataArray(cells, dims="cell"),
     }
     hidden = {}
     for name, values in ds.data_vars.items():

@@ -216,12 +216,10 @@ def run_job(
                 if watch is not None:
                     watch.dashboard = executor.dashboard
                     watch.started.set()
-                with announced(executor, path, spec, set(receipts), todo) as announcement:
+                with announced(executor, path, spec, set(receipts), todo, watch):
                     for receipt in executor.map(_tasks(job, path, todo), watch):
                         tally.add(receipt)
                         check_lock()
-                    if announcement is not None and watch is not None and watch.stopping:
-                        announcement.stopped = True
                 failures, n_workers = executor.failures, executor.n_workers
             n_new = tally.n_new
             if sweeps:  # what a worker left behind that was killed in the middle of a file

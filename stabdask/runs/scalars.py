@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.fields.base import Index, Linearization
-from stabdask.kernels.arrays import XArray, to_host
 from stabdask.kernels.spectrum import spectrum_sums
 from stabdask.schema import Status
 
@@ -31,7 +30,9 @@ _SOLVED = np.isin(np.arange(256), (Status.OK, Status.INACCURATE, Status.DEFECTIV
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def write_core_scalars(rows: Index, sizes: Index, values: XArray, tolerance: float, out: Arrays) -> None:
+def write_core_scalars(
+    rows: Index, sizes: Index, values: npt.NDArray[Any], tolerance: float, out: Arrays
+) -> None:
     """Write what takes all eigenvalues of cores, for the cores alone; `write_spectral_scalars` adds the rest.
 
     Parameters
@@ -49,7 +50,7 @@ def write_core_scalars(rows: Index, sizes: Index, values: XArray, tolerance: flo
     """
     if not _OF_ALL & out.keys():
         return
-    sums = spectrum_sums(to_host(values), tolerance)
+    sums = spectrum_sums(values, tolerance)
     complete = sums.found == sizes
     counts = {"unstable_count": sums.above, "stable_count": sums.below}
     signs = np.where(sums.vanishing > 0, 0.0, 1.0 - 2.0 * (sums.negative % 2))
@@ -77,11 +78,11 @@ def complete_determinants(linear: Linearization, rows: Index, out: Arrays) -> No
         out["det_sign"][rows] *= signs
 
 
-def leading(values: XArray) -> npt.NDArray[np.complex128]:
+def leading(values: npt.NDArray[Any]) -> npt.NDArray[np.complex128]:
     """Return the leading eigenvalues of each core, ``(cell, 3)``; -inf where there are fewer."""
     top = np.full((len(values), TOP), complex(-np.inf, 0.0))
     width = min(TOP, values.shape[1])
-    found = to_host(values[:, :width]).astype(np.complex128)
+    found = values[:, :width].astype(np.complex128)
     top[:, :width] = np.where(np.isnan(found.real), complex(-np.inf, 0.0), found)
     return top
 

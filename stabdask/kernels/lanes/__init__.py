@@ -18,7 +18,6 @@ from stabdask.errors import BackendUnavailableError
 from stabdask.kernels.results import Results
 
 __all__ = [
-    "HILL_ROWS",
     "available",
     "hill",
     "instruction_set",
@@ -30,9 +29,6 @@ __all__ = [
     "take_rows",
     "why_not",
 ]
-
-HILL_ROWS = 9
-"""Rows of the parameters of `hill`."""
 
 _INSTRUCTION_SET_VARIABLE = "STABDASK_INSTRUCTION_SET"
 
@@ -149,7 +145,7 @@ def hill(
     x
         ``(cell, r)`` expression, not negative.
     parameters
-        ``(HILL_ROWS, r)``: thresholds, their logarithms, exponents and slopes without expression, each of the first
+        ``(9, r)``: thresholds, their logarithms, exponents and slopes without expression, each of the first
         and of the second component in turn, and the expression at which one gives way to the other; NaN for a second
         component where there is none, and for a switch that never is.
     nearness

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "hill.hpp"
+#include "elementary.hpp"
 #include "variants.hpp"
 
 namespace LANES_NAMESPACE {

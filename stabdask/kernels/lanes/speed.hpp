@@ -10,10 +10,6 @@
 
 namespace LANES_NAMESPACE {
 
-// Exchange lanes and packs: afterwards lane i of pack j is what lane j of pack i was.
-template <int N>
-LANES_FN void transpose(Pack<double, N>* packs);
-
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define LANES_SHUFFLE 1
@@ -37,6 +33,7 @@ LANES_FN void exchange_from(Pack<double, N>* packs) {
         exchange_from<2 * Step, N>(packs);
     }
 }
+// Exchange lanes and packs: afterwards lane i of pack j is what lane j of pack i was.
 template <int N>
 LANES_FN void transpose(Pack<double, N>* packs) {
     exchange_from<1, N>(packs);
