@@ -32,6 +32,17 @@ settings.register_profile("stabdask", deadline=None, derandomize=True, database=
 settings.load_profile("stabdask")
 
 
+@pytest.fixture(autouse=True)
+def no_client_left_behind() -> Iterator[None]:
+    """Hold each test to leaving no client that Dask would compute the arrays of later tests with."""
+    yield
+    distributed = sys.modules.get("distributed.client")
+    if distributed is not None:
+        left = list(distributed._global_clients.values())
+        distributed._global_clients.clear()
+        assert not left, "a client outlived its test: close it, or make it with set_as_default=False"
+
+
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 # Folders and files whose tests take longest, or start processes.

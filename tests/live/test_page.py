@@ -58,7 +58,7 @@ def served() -> Iterator[tuple[Client, str]]:
     """Give a client of a cluster in this process with the page, and the page's address."""
     with dask.config.set(page_settings(True)):
         cluster = in_process_cluster()
-    with cluster, Client(cluster) as client:
+    with cluster, Client(cluster, set_as_default=False) as client:
         url = dashboard_url(client)
         assert url is not None
         yield client, url

@@ -290,7 +290,8 @@ def test_scheduler(
                 scheduler.kill()
                 scheduler.wait()
 
-        with Client(scheduler_file=str(clusters[-1].file), timeout=HANG_S) as client:
+        how = {"scheduler_file": str(clusters[-1].file), "timeout": HANG_S, "set_as_default": False}
+        with Client(**how) as client:
             client.wait_for_workers(2, timeout=HANG_S)
             cells, field = open_small(small)
             try:
