@@ -16,26 +16,12 @@ from stabdask.files import Place, existing_place, local_path, open_group, place_
 if TYPE_CHECKING:
     import dask.array as da
 
-__all__ = ["Columns", "csr_blocks", "memory_blocks", "opened_file", "read_blocks", "read_dense", "scan_csc"]
+__all__ = ["Columns", "memory_blocks", "opened_file", "read_blocks", "read_csr", "read_dense", "scan_csc"]
 
 Columns = npt.NDArray[np.intp] | None
 """Positions of the columns wanted, or None for all."""
 
 _SCAN_ENTRIES = 2**22
-
-
-def csr_blocks(place: Place, key: str, rows: int, columns: Columns) -> da.Array:
-    """Return a CSR matrix on disk as dense blocks of `rows` rows."""
-    from anndata.experimental import read_elem_lazy
-
-    if place.is_folder():
-        lazy = read_elem_lazy(open_group(place)[key], chunks=(rows, -1))
-    else:
-        import h5py
-
-        with h5py.File(place.origin, "r") as root:
-            lazy = read_elem_lazy(root[key], chunks=(rows, -1))
-    return _dense(lazy, columns)
 
 
 def memory_blocks(matrix: Any, rows: int, columns: Columns) -> da.Array:
@@ -66,7 +52,7 @@ def read_blocks(
     columns: Columns,
     version: str,
 ) -> da.Array:
-    """Return a stored matrix as blocks that `read` reads, such as `read_dense` or `scan_csc`.
+    """Return a stored matrix as blocks that `read` reads, such as `read_dense`, `read_csr` or `scan_csc`.
 
     `version` changes whenever what is in a bucket does.
     """
@@ -109,10 +95,31 @@ def read_dense(
     The file is opened here, not where the task was made: a Zarr array whose folder a worker does not see
     would read as zeros.
     """
+    with _opened_element(path, key, version) as element:
+        return _take(element[start:stop], columns, dtype)
+
+
+def read_csr(
+    path: str, key: str, start: int, stop: int, columns: Columns, dtype: np.dtype[Any], version: str
+) -> npt.NDArray[Any]:
+    """Read rows of a stored CSR matrix: of its pointers, indices and numbers, those of these rows only."""
+    from scipy import sparse
+
+    with _opened_element(path, key, version) as element:
+        width = int(element.attrs["shape"][1])
+        pointers = np.asarray(element["indptr"][start : stop + 1])
+        own = slice(int(pointers[0]), int(pointers[-1]))
+        parts = (element["data"][own], element["indices"][own], pointers - pointers[0])
+    return _take(sparse.csr_matrix(parts, shape=(stop - start, width)), columns, dtype)
+
+
+@contextmanager
+def _opened_element(path: str, key: str, version: str) -> Iterator[Any]:
     if place_of(path).local is None:
-        return _take(_bucket_element(path, key, version)[start:stop], columns, dtype)
+        yield _bucket_element(path, key, version)
+        return
     with opened_file(path) as root:
-        return _take(root[key][start:stop], columns, dtype)
+        yield root[key]
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.atlas.annotations import label_text
-from stabdask.atlas.matrix_blocks import Columns, csr_blocks, memory_blocks, read_blocks, read_dense, scan_csc
+from stabdask.atlas.matrix_blocks import Columns, memory_blocks, read_blocks, read_csr, read_dense, scan_csc
 from stabdask.errors import InputError, MissingKeyError, near_misses
 from stabdask.fields.axes import axis_names
 from stabdask.files import Place, existing_place, local_path, open_group
@@ -145,9 +145,7 @@ def _from_root(
     stored = element["data"] if sparse else element
 
     def blocks(rows: int, columns: Columns) -> da.Array:
-        if sparse and not scattered:
-            return csr_blocks(place, key, rows, columns)
-        read = scan_csc if scattered else read_dense
+        read = {"csr_matrix": read_csr, "csc_matrix": scan_csc}.get(encoding, read_dense)
         return read_blocks(read, place, key, shape, stored_dtype, rows, columns, version)
 
     facts = place.identity(key)

@@ -79,6 +79,6 @@ def _block_speeds(
     with single_threaded_blas():
         for some in by_cluster(block, numbers, columns):
             if len(some.rows):
-                field.check_expression(some.x, some.cluster, names[some.rows])
+                some.check(field, names)
                 speeds[some.rows] = field.linearize(some.x, some.cluster).speed()
     return speeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -40,6 +41,11 @@ class Field(Rich, ABC):
 
     regulator_index: Index
     """Positions in `genes` of every gene that regulates in some cluster, ``(regulator,)``."""
+
+    @cached_property
+    def gene_positions(self) -> dict[str, int]:
+        """The position of each gene in `genes`, by its name."""
+        return {str(gene): position for position, gene in enumerate(self.genes)}
 
     @property
     def n_genes(self) -> int:
@@ -157,6 +163,13 @@ class Field(Rich, ABC):
     @abstractmethod
     def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:
         """Raise `InputError` if finite `x` ``(cell, axis)`` of `cells` (names or numbers) is out of the domain."""
+
+    def domain_from(self, cluster: int) -> float:
+        """Return how low a state may go for `check_expression` to have nothing against it, whatever else it is.
+
+        Infinity, unless a field knows better: every state is looked at.
+        """
+        return np.inf
 
     @abstractmethod
     def linearize(self, x: npt.NDArray[Any], cluster: int, *, dtype: str = "float64") -> Linearization:

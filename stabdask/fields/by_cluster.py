@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.fields.base import Index
+from stabdask.fields.base import Field, Index
 from stabdask.kernels.rows import take_rows
 
 __all__ = ["ClusterCells", "by_cluster"]
@@ -27,12 +27,26 @@ class ClusterCells(NamedTuple):
         ``(cell, axis)`` their state.
     not_finite
         Rows of the cluster that hold NaN or infinity.
+    lowest
+        The least number of `x`; infinity if there is none.
     """
 
     cluster: int
     rows: Index
     x: npt.NDArray[Any]
     not_finite: Index
+    lowest: float
+
+    def check(self, field: Field, names: npt.NDArray[Any]) -> None:
+        """Hold the states to the domain of `field`, looking at each only if the lowest does not say enough.
+
+        Raises
+        ------
+        InputError
+            If one is outside; `names` of the cells of the block are for the message.
+        """
+        if self.lowest < field.domain_from(self.cluster):
+            field.check_expression(self.x, self.cluster, names[self.rows])
 
 
 def by_cluster(
@@ -54,8 +68,9 @@ def by_cluster(
     pieces = [block] if isinstance(block, np.ndarray) else block
     for cluster in np.unique(codes[codes >= 0]):
         rows = np.flatnonzero(codes == cluster)
-        x, finite = take_rows(pieces, rows, columns)
+        x, finite, lowest = take_rows(pieces, rows, columns)
         if finite.all():
-            yield ClusterCells(int(cluster), rows, x, rows[:0])
+            yield ClusterCells(int(cluster), rows, x, rows[:0], float(lowest.min(initial=np.inf)))
         else:
-            yield ClusterCells(int(cluster), rows[finite], x[finite], rows[~finite])
+            least = float(lowest[finite].min(initial=np.inf))
+            yield ClusterCells(int(cluster), rows[finite], x[finite], rows[~finite], least)

@@ -243,9 +243,8 @@ class HopfieldField(Field):
 
     def floor(self, cluster: int) -> Array:
         """Return 0, and a little more for regulators with n < 1, whose slope at 0 is infinite."""
-        p = self.parameters[cluster]
+        p, steep = self.parameters[cluster], self.model(cluster).steep_regulators
         floor = np.zeros(self.n_genes)
-        steep = p.regulators[p.hill.take(p.regulators).infinite_slope_at_zero()]
         floor[steep] = _STEEP_FLOOR * p.hill.take(steep).branch(np.zeros((1, len(steep))))[0][0]
         return floor
 
@@ -267,8 +266,7 @@ class HopfieldField(Field):
                 f"expression of gene '{self.genes[gene]}' in cell '{cells[cell]}' is {x[cell, gene]:g}; "
                 "expected values >= 0: give the layer of (smoothed) counts, not scaled or centred values"
             )
-        p = self.parameters[cluster]
-        steep = p.regulators[p.hill.take(p.regulators).infinite_slope_at_zero()]
+        p, steep = self.parameters[cluster], self.model(cluster).steep_regulators
         zero = x[:, steep] == 0
         if len(steep) and zero.any():
             cell, column = (int(i) for i in np.argwhere(zero)[0])
@@ -279,6 +277,10 @@ class HopfieldField(Field):
                 f"{exponent:g} < 1 and expression 0 in cell '{cells[cell]}', where its slope is "
                 "infinite; refit with exponents >= 1, or add a small pseudocount to the layer"
             )
+
+    def domain_from(self, cluster: int) -> float:
+        """Return 0, or infinity where regulators with n < 1 must have some expression."""
+        return np.inf if len(self.model(cluster).steep_regulators) else 0.0
 
     def velocity(self, x: npt.ArrayLike, cluster: str) -> Array:
         """Return the velocity.

@@ -94,6 +94,11 @@ class ClusterModel:
         return replace(self, **arrays, hill=self.hill.on_device(cupy))
 
     @cached_property
+    def steep_regulators(self) -> Index:
+        """Regulators with n < 1, whose slope without expression is infinite."""
+        return self.regulators[self.hill.infinite_slope_at_zero()]
+
+    @cached_property
     def drive(self) -> Any:
         """W for products: on the host in double precision, sparse where most of it is zero."""
         if self.has_sparse_drive:

@@ -239,6 +239,10 @@ class RKHSField(Field):
     def check_expression(self, x: npt.NDArray[Any], cluster: int, cells: npt.NDArray[Any]) -> None:
         """Accept any finite point: the field is defined everywhere."""
 
+    def domain_from(self, cluster: int) -> float:
+        """Return minus infinity."""
+        return -np.inf
+
     def velocity(self, x: npt.ArrayLike, cluster: str = _ALL) -> Array:
         """Return the velocity.
 

@@ -133,7 +133,7 @@ def compute_block(
             out["status"][some.not_finite] = Status.NON_FINITE_INPUT
             if not len(some.rows):
                 continue
-            field.check_expression(some.x, some.cluster, names[some.rows])
+            some.check(field, names)
             compute_some = partial(compute, cluster=some.cluster)
             if options.on_gpu and field.on_gpu:
                 _in_gpu_batches(some.x, some.rows, field, options, compute_some, out)

@@ -189,7 +189,7 @@ def _clusters(
     """Yield the number of each cluster of a block, its finite cells, and their linearization."""
     for part in by_cluster(block, some.model_codes, work.columns):
         if len(part.rows):
-            field.check_expression(part.x, part.cluster, some.names[part.rows])
+            part.check(field, some.names)
             yield part.cluster, part.rows, field.linearize(part.x, part.cluster, dtype=work.dtype)
 
 

@@ -246,28 +246,27 @@ def _positions(field: Field, names: Sequence[str] | None) -> list[int]:
         return [int(position) for position in field.regulator_index]
     if isinstance(names, str) or not isinstance(names, Sequence | np.ndarray) or not len(names):
         raise UsageError(f"regulators={names!r}; expected a sequence of gene names, at least one")
-    where = {str(gene): position for position, gene in enumerate(field.genes)}
-    return list(dict.fromkeys(_position(field, where, name) for name in names))
+    return list(dict.fromkeys(_position(field, name) for name in names))
 
 
 def _pair_positions(field: Field, pairs: Sequence[tuple[str, str]]) -> Index:
     if isinstance(pairs, str) or not isinstance(pairs, Sequence | np.ndarray) or not len(pairs):
         raise UsageError(f"pairs={pairs!r}; expected a sequence of pairs of gene names, at least one")
-    where = {str(gene): position for position, gene in enumerate(field.genes)}
     found: dict[frozenset[int], tuple[int, int]] = {}
     for pair in pairs:
         if isinstance(pair, str) or not isinstance(pair, Sequence | np.ndarray) or len(pair) != 2:
             raise UsageError(f"pair {pair!r}; expected two gene names")
-        first, second = (_position(field, where, name) for name in pair)
+        first, second = (_position(field, name) for name in pair)
         if first == second:
             raise UsageError(f"pair {tuple(map(str, pair))} names a gene twice; expected two genes")
         found.setdefault(frozenset((first, second)), (first, second))
     return np.asarray(list(found.values()), dtype=np.intp)
 
 
-def _position(field: Field, where: dict[str, int], name: object) -> int:
-    if str(name) not in where:
+def _position(field: Field, name: object) -> int:
+    position = field.gene_positions.get(str(name))
+    if position is None:
         known = field.regulators.tolist()
         hint = near_misses(str(name), known, noun="regulators")
         raise MissingKeyError(f"gene {str(name)!r} to knock out is not in the field; {hint}")
-    return where[str(name)]
+    return position

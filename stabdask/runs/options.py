@@ -182,8 +182,7 @@ class Options:
 def _positions(field: Field, names: Sequence[str]) -> Index:
     if not names:
         return np.empty(0, dtype=np.intp)
-    where = {str(gene): position for position, gene in enumerate(field.genes)}
-    return np.asarray([where[name] for name in names], dtype=np.intp)
+    return np.asarray([field.gene_positions[name] for name in names], dtype=np.intp)
 
 
 def make_options(

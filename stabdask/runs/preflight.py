@@ -111,7 +111,7 @@ def _check_block(
     codes = model_codes[start : start + len(block)]
     for some in by_cluster(block, codes, columns):
         if len(some.rows):
-            field.check_expression(some.x, some.cluster, names[start + some.rows])
+            some.check(field, names[start : start + len(block)])
 
 
 def _spread(chunks: tuple[int, ...], row_bytes: int) -> npt.NDArray[np.intp]:

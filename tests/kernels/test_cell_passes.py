@@ -42,11 +42,13 @@ def test_rows_are_taken_as_by_indexing(data: st.DataObject, shape: tuple[int, in
     within = st.integers(0, max(0, shape[1] - 1))
     columns = data.draw(st.none() | st.lists(within, max_size=2 * shape[1]))
     own = None if columns is None else np.asarray(columns, dtype=np.intp)
-    x, finite = take_rows(pieces, wanted, own)
+    x, finite, lowest = take_rows(pieces, wanted, own)
     expected = whole[wanted] if own is None else whole[wanted][:, own]
     assert x.dtype == whole.dtype
     np.testing.assert_array_equal(x, expected)
     np.testing.assert_array_equal(finite, np.isfinite(expected).all(axis=1))
+    least = expected[finite].min(axis=1) if expected.shape[1] else np.inf
+    np.testing.assert_array_equal(lowest[finite], least)
 
 
 def test_rows_of_pieces_of_any_layout() -> None:
@@ -55,7 +57,7 @@ def test_rows_of_pieces_of_any_layout() -> None:
     whole[7, 32] = np.inf
     backwards = np.ascontiguousarray(whole[9:, ::-1])[:, ::-1]
     pieces = [np.asfortranarray(whole[:4]), np.repeat(whole[4:9], 2, axis=0)[::2], backwards]
-    x, finite = take_rows(pieces, np.arange(12))
+    x, finite, _ = take_rows(pieces, np.arange(12))
     np.testing.assert_array_equal(x, whole)
     assert np.flatnonzero(~finite).tolist() == [7]
     mixed = [whole[:4], whole[4:].astype("f8")]
@@ -65,7 +67,7 @@ def test_rows_of_pieces_of_any_layout() -> None:
 
 def test_one_column_of_any_stride() -> None:
     x = np.arange(12.0).reshape(4, 3)[:, 1:2]
-    taken, finite = take_rows([x], np.array([0, 2]))
+    taken, finite, _ = take_rows([x], np.array([0, 2]))
     assert taken.tolist() == [[1.0], [7.0]]
     assert finite.all()
     strided = np.lib.stride_tricks.as_strided(np.arange(4.0), (4, 1), (8, 80))

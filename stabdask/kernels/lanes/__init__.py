@@ -232,8 +232,9 @@ def take_rows(
     columns: npt.NDArray[np.intp] | None,
     out: npt.NDArray[Any],
     finite: npt.NDArray[np.bool_],
+    lowest: npt.NDArray[Any],
 ) -> None:
-    """Copy rows of `x`, and columns if not all, into `out`, and say in `finite` which are.
+    """Copy rows of `x`, and columns if not all, into `out`, and say in `finite` which are, in `lowest` how low they go.
 
     Parameters
     ----------
@@ -243,10 +244,10 @@ def take_rows(
         Positions, within range.
     out
         ``(len(rows), len(columns))`` of the dtype of `x`, contiguous.
-    finite
-        ``(len(rows),)``.
+    finite, lowest
+        ``(len(rows),)``; the second of the dtype of `x`, and of any value where a row is not finite.
     """
-    _module().take_rows(_by_rows(x), rows, columns, out, finite.view(np.uint8), instruction_set())
+    _module().take_rows(_by_rows(x), rows, columns, out, finite.view(np.uint8), lowest, instruction_set())
 
 
 def _by_rows(x: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -102,11 +102,12 @@ void solve(Cores<Source> cores, Array<const int64_t, 1> sizes, Array<std::comple
 template <class T>
 void take_rows(nb::ndarray<const T, nb::ndim<2>, nb::device::cpu> x, Array<const int64_t, 1> rows,
                Optional<const int64_t, 1> columns, Array<T, 2> out, Array<uint8_t, 1> finite,
-               const std::string& instruction_set) {
+               Array<T, 1> lowest, const std::string& instruction_set) {
     const size_t width = out.shape(1);
     if (x.size() && x.shape(1) > 1 && x.stride(1) != 1) throw nb::value_error("rows of x are not contiguous");
     expect(out, {rows.shape(0), width}, "out");
     expect(finite, {rows.shape(0)}, "finite");
+    expect(lowest, {rows.shape(0)}, "lowest");
     if (columns) expect(*columns, {width}, "columns");
     else if (width > x.shape(1)) throw nb::value_error("out has too many columns");
     const auto within = [](const Array<const int64_t, 1>& index, size_t end) {
@@ -117,7 +118,7 @@ void take_rows(nb::ndarray<const T, nb::ndim<2>, nb::device::cpu> x, Array<const
     within(rows, x.shape(0));
     if (columns) within(*columns, x.shape(1));
     const RowsProblem<T> problem{x.data(), x.size() ? x.stride(0) : 0, rows.data(), columns ? columns->data() : nullptr,
-                                 (int64_t)rows.shape(0), (int64_t)width, out.data(), finite.data()};
+                                 (int64_t)rows.shape(0), (int64_t)width, out.data(), finite.data(), lowest.data()};
     const Variant& variant = variant_named(instruction_set);
     nb::gil_scoped_release released;
     if constexpr (std::is_same_v<T, float>) variant.take_float_rows(problem);
@@ -208,7 +209,7 @@ NB_MODULE(_lanes, m) {
     const auto define_rows = [&m](auto function) {
         m.def("take_rows", function, nb::arg("x").noconvert(), nb::arg("rows").noconvert(),
               nb::arg("columns").noconvert().none(), nb::arg("out").noconvert(), nb::arg("finite").noconvert(),
-              nb::arg("instruction_set"));
+              nb::arg("lowest").noconvert(), nb::arg("instruction_set"));
     };
     define_rows(take_rows<float>);
     define_rows(take_rows<double>);

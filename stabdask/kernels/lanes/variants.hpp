@@ -87,6 +87,7 @@ struct RowsProblem {
     int64_t n_rows, width;
     T* out;                  // (n_rows, width)
     uint8_t* finite;         // (n_rows,): whether what was copied is neither NaN nor infinite
+    T* lowest;               // (n_rows,): the least of it, infinity if there is nothing
 };
 
 struct Variant {
