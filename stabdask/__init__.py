@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stabdask.atlas.exporters import to_anndata
     from stabdask.atlas.sampling import sample
     from stabdask.atlas.simulate import SimulatedAtlas, simulate_atlas
+    from stabdask.clusters.opened import Cluster
     from stabdask.clusters.presets import cluster
     from stabdask.fields.base import Field
     from stabdask.fields.hopfield import HopfieldField
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cluster": "stabdask.clusters.opened",
     "Field": "stabdask.fields.base",
     "HopfieldField": "stabdask.fields.hopfield",
     "Plan": "stabdask.runs.plan",
@@ -91,6 +93,7 @@ _HOMES = {
 _MODULES = {"network": "stabdask.analysis.network", "pl": "stabdask.plotting"}
 
 __all__ = [
+    "Cluster",
     "Field",
     "HopfieldField",
     "Plan",

@@ -35,12 +35,17 @@ settings.load_profile("stabdask")
 @pytest.fixture(autouse=True)
 def no_client_left_behind() -> Iterator[None]:
     """Hold each test to leaving no client that Dask would compute the arrays of later tests with."""
+
+    def clients() -> dict[int, object]:
+        distributed = sys.modules.get("distributed.client")
+        return {} if distributed is None else dict(distributed._global_clients)
+
+    before = clients()  # those of a fixture that other tests use too
     yield
-    distributed = sys.modules.get("distributed.client")
-    if distributed is not None:
-        left = list(distributed._global_clients.values())
-        distributed._global_clients.clear()
-        assert not left, "a client outlived its test: close it, or make it with set_as_default=False"
+    left = clients().keys() - before.keys()
+    for number in left:
+        sys.modules["distributed.client"]._global_clients.pop(number, None)
+    assert not left, "a client outlived its test: close it, or make it with set_as_default=False"
 
 
 Once = Callable[[str, Callable[[Path], object]], Path]

@@ -8,6 +8,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,58 @@ def test_only_who_has_the_certificate_connects(tmp_path: Path) -> None:
         }
         with sd.cluster(address, **files) as another:
             assert another.submit(sum, [3, 4]).result() == 7
+
+
+# ------------------------------------------------------------------------------ started and closed by hand
+
+
+def test_started_in_one_cell_and_closed_in_another() -> None:
+    said: list[str] = []
+    made = sd.cluster("local", workers=1, worker_memory="2GB", say=said.append)
+    assert repr(made) == "Cluster(local, not started)"
+    assert "start()" in made._repr_html_()
+    assert not said
+    made.close()
+    for _ in range(2):
+        client = made.start()
+        assert made.start() is client
+        assert client.submit(sum, [1, 2]).result() == 3
+        assert repr(made) == f"Cluster(local, {client.scheduler.address})"
+        assert "/stabdask" in made._repr_html_()
+        workers = worker_processes()
+        assert workers
+        made.close()
+        made.close()
+        assert client.status == "closed"
+        assert not psutil.wait_procs(workers, timeout=30)[1]
+    assert len(said) == 2
+
+
+def test_what_nobody_closed_ends_with_python() -> None:
+    script = """if __name__ == "__main__":
+    import psutil, stabdask as sd
+    client = sd.cluster("local", workers=1, dashboard=False, worker_memory="2GB").start()
+    print(*[child.pid for child in psutil.Process().children(recursive=True)])  # with what Python itself starts
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert pids
+    deadline = time.monotonic() + 30
+    while any(psutil.pid_exists(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def worker_processes() -> list[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_impossible_options_are_refused_before_it_is_started() -> None:
+    with pytest.raises(UsageError, match="workers=0"):
+        sd.cluster("local", workers=0)
 
 
 # ------------------------------------------------------------------------------ one plain cluster

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.clusters.dashboard import dashboard_text
 from stabdask.clusters.kubernetes import kubernetes_client
 from stabdask.clusters.local import gpu_client, local_client, worker_gpus
+from stabdask.clusters.opened import Cluster, Say
 from stabdask.clusters.options import ClusterRequest, cluster_request
 from stabdask.clusters.security import address_security
 from stabdask.clusters.slurm import slurm_client
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["cluster", "open_request"]
 
-Say = Callable[[str], None] | None
 _CONNECT_S = 30
 
 
-@contextmanager
-def cluster(what: str | Path, *, say: Say = None, **options: Any) -> Iterator[Client]:
-    """Start a Dask cluster, or connect to one, and give a client of it; what was started ends with the block.
+def cluster(what: str | Path, *, say: Say = None, **options: Any) -> Cluster:
+    """Return a Dask cluster to start, or to connect to: with a ``with`` block, or with its `start` and `close`.
 
     Workers have one thread each, BLAS in them too, and the settings of Dask and of memory allocation that suit runs.
     What other hosts can reach is protected by TLS with certificates made for this cluster alone; dashboards are
@@ -61,29 +59,33 @@ def cluster(what: str | Path, *, say: Say = None, **options: Any) -> Iterator[Cl
     dashboard
         Whether to serve Dask's dashboard and the live page of runs (local, cuda, SLURM).
 
-    Yields
-    ------
-    distributed.Client
+    Returns
+    -------
+    Cluster
+        What a ``with`` block gives, and its `start` returns, is a `distributed.Client`. What was started ends with the
+        block or with `close`.
 
     Raises
     ------
     UsageError
         If an option does not exist or is impossible, or a plain connection was not explicitly allowed.
     ClusterError
-        If the cluster cannot be started or reached.
+        As it is started, if it cannot be started or reached.
     BackendUnavailableError
-        If ``"cuda"`` lacks GPUs or what it takes to use them.
+        As it is started, if ``"cuda"`` lacks GPUs or what it takes to use them.
 
     Examples
     --------
     >>> with cluster("local", workers=1, dashboard=False) as client:  # doctest: +SKIP
     ...     sd.run(cells, field, "out.zarr", client=client)
+
+    In a notebook, one cell starts it and another closes it:
+
+    >>> workers = cluster("local", workers=1)
+    >>> client = workers.start()  # doctest: +SKIP
+    >>> workers.close()
     """
-    with open_request(cluster_request(what, options), say) as client:
-        text = dashboard_text(client)
-        if say is not None and text is not None:
-            say(f"dashboard    {text}")
-        yield client
+    return Cluster(cluster_request(what, options), say, open_request)
 
 
 @contextmanager

@@ -243,8 +243,9 @@ def _marker(kind: str, *, hollow: bool, size: float) -> dict[str, Any]:
 
 def _draw(ax: Axes, xy: Array, kinds: list[str], turns: Mask, outside: Mask, size: float) -> None:
     canvas: Any = ax
-    for kind in _MARKERS:
-        for hollow in (False, True):
+    # The last to be drawn lies on top where they coincide: an attractor inside the data.
+    for kind in reversed(_MARKERS):
+        for hollow in (True, False):
             rows = [i for i, own in enumerate(kinds) if own == kind and bool(outside[i]) == hollow]
             if rows:
                 style = _marker(kind, hollow=hollow, size=size)

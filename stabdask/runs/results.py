@@ -75,7 +75,8 @@ def open_results(path: str | Path) -> xr.Dataset:
     # Sorted, because a folder lists its arrays in any order.
     ds = opened[[*order, *sorted(str(name) for name in opened.data_vars if name not in order)]]
     # Names as ordinary strings: what pandas and xarray group and select by. Also of dimensions that no variable has.
-    ds = ds.assign_coords({name: opened[name].astype(object) for name in NAMED if name in opened.variables})
+    names = {name: opened[name].astype(object).compute() for name in NAMED if name in opened.variables}
+    ds = ds.assign_coords(names)
     for name in ("cluster_code", "degradation", "loading"):
         if name in ds:
             ds[name] = ds[name].compute()

@@ -76,12 +76,13 @@ def test_types_have_their_markers_at_their_places() -> None:
     ax = sd.pl.fixed_points(fps, axes=("C", "A"))
     xy = fps["location"].values[:, [2, 0]].tolist()
     blue, orange, red, pink = (to_hex(PALETTE[i]) for i in (0, 1, 3, 4))
+    # From the bottom up: an attractor inside the data is never hidden.
     assert drawn(ax) == [
-        (blue, False, [xy[0]]),
-        (blue, True, [xy[3]]),
-        (orange, False, [xy[1]]),
-        (red, True, [xy[2]]),
         (pink, False, [xy[4]]),
+        (red, True, [xy[2]]),
+        (orange, False, [xy[1]]),
+        (blue, True, [xy[3]]),
+        (blue, False, [xy[0]]),
     ]
     rings = [c for c in ax.collections if c.get_zorder() == 3 and len(c.get_offsets())]
     assert [np.asarray(ring.get_offsets()).tolist() for ring in rings] == [[xy[1]]]

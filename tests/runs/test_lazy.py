@@ -356,6 +356,7 @@ def test_a_store_holds_what_the_lazy_dataset_does(
     stored = sd.open_results(tmp_path / "out.zarr")
     assert list(stored.data_vars) == list(lazy.data_vars)
     assert set(stored.coords) == set(lazy.coords)
+    assert all(coord.chunks is None for coord in stored.coords.values())  # to be selected by
     for name in lazy.variables:
         assert stored[name].dims == lazy[name].dims, name
         assert stored[name].dtype == lazy[name].dtype, name
