@@ -174,9 +174,10 @@ def _failures(status: LiveStatus) -> str:
     for kind, numbers in kinds.items():
         named = ", ".join(str(number) for number in numbers[:_MOST_NAMED])
         more = f" and {len(numbers) - _MOST_NAMED:,} more" if len(numbers) > _MOST_NAMED else ""
-        said.append(f"{escape(kind)}: partitions {named}{more}")
+        said.append(f"{escape(kind)}: number {named}{more}")
+    count = "1 partition" if len(status.failed) == 1 else f"{len(status.failed):,} partitions"
     return (
-        f"{len(status.failed):,} partitions failed for good ({'; '.join(said)}). What is finished is kept; the message "
+        f"{count} failed for good ({'; '.join(said)}). What is finished is kept; the message "
         "of the run says more, and the same command tries the rest again."
     )
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from stabdask.clusters.dashboard import METADATA
-from stabdask.errors import RunFailedError
+from stabdask.errors import RunFailedError, StabdaskError
 from stabdask.files import Place
 from stabdask.runs.job import RunSpec
 from stabdask.runs.losses import scheduler_needed
@@ -67,6 +67,11 @@ class Announcement:
         self._failures[str(partition)] = reason.partition(":")[0]
         self._client.set_metadata([*self._keys, "failures"], dict(self._failures))
 
+    @property
+    def has_failures(self) -> bool:
+        """Whether a partition has failed for good."""
+        return bool(self._failures)
+
     def end(self, state: str) -> None:
         """Tell how it ended; whatever hinders that, the run itself is over."""
         scheduler: Any = self._client.scheduler
@@ -88,8 +93,8 @@ def announced(
 ) -> Iterator[None]:
     """Announce the partitions that an executor with a cluster computes in the block, and how that ended.
 
-    States are ``"running"``, then ``"finished"``, ``"failed"`` where partitions failed for good, or ``"stopped"`` where
-    `watch` or something else ended the block.
+    States are ``"running"``, then ``"finished"``, ``"failed"`` where partitions failed for good, or one ended the block
+    with its error, or ``"stopped"`` where `watch` or something else did.
 
     Raises
     ------
@@ -107,6 +112,9 @@ def announced(
         yield
         if watch is None or not watch.stopping:
             state = "failed" if executor.failures else "finished"
+    except StabdaskError:
+        state = "failed" if announcement.has_failures else "stopped"
+        raise
     finally:
         announcement.end(state)
 

@@ -167,6 +167,8 @@ class OnCluster:
         # cancelled when the scheduler has gone, or by someone else.
         final = isinstance(error, StabdaskError) and not isinstance(error, ConnectionError)
         if final or self.client.status != "running":
+            if self.announcement is not None and self.client.status == "running":
+                self.announcement.failed(task.partition, type(error).__name__)
             raise error
         if task.attempt < _TRIES and type(error).__name__ != "KilledWorker":
             self._submit(replace(task, attempt=task.attempt + 1), running, completed)

@@ -374,7 +374,8 @@ class _Tally:
 
 def _failed(failures: dict[int, str], path: Place) -> RunFailedError:
     number, reason = next(iter(failures.items()))
+    count = "1 partition" if len(failures) == 1 else f"{len(failures):,} partitions"
     return RunFailedError(
-        f"{len(failures):,} partitions failed, number {number} with {reason}{failure_hint(reason)}. What was "
-        f"finished is kept in {path}; run the same command again to try the rest"
+        f"{count} failed, number {number} with {reason}{failure_hint(reason)}. What was finished "
+        f"is kept in {path}; run the same command again to try the rest"
     )

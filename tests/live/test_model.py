@@ -251,7 +251,7 @@ def test_running_and_failed_partitions() -> None:
     assert status.to_dict()["partitions"]["failed"] == {"3": "KilledWorker"}
     assert status.squares.running == (0, 0, 1, 0, 0)
     page = head_html(status, [run], "stabdask")
-    assert "KilledWorker: partitions 3)" in page
+    assert "1 partition failed for good (KilledWorker: number 3)" in page
 
 
 @pytest.mark.parametrize("n", [1, 5, 4096, 4097, 8192, 100_000])

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anndata
 import dask
 import pytest
 from distributed import Client, LocalCluster
@@ -21,8 +22,8 @@ from small_atlas import Small, make_small
 
 import stabdask as sd
 from stabdask.clusters.dashboard import PRELOAD, dashboard_text, dashboard_url, page_settings
-from stabdask.errors import RunFailedError
-from stabdask.runs import partition
+from stabdask.errors import InputError, RunFailedError
+from stabdask.runs import partition, preflight
 
 HOSTILE = ("<script>alert(1)</script>", "a", "b c")
 
@@ -159,6 +160,21 @@ def test_partitions_that_fail_are_named_without_what_the_error_says(
     assert found["partitions"]["failed"] == {"2": "ArithmeticError"}
     assert found["map"]["failed"] == [0, 0, 1, 0, 0]
     assert "secret" not in json.dumps(found)
+
+
+def test_a_partition_whose_error_ends_the_run_is_named(
+    served: tuple[Client, str], small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, url = served
+    monkeypatch.setattr(preflight, "_check_block", lambda *_: None)  # as where a large atlas is only sampled
+    adata = anndata.read_h5ad(small.atlas)
+    adata.layers["M_t"][120, 3] = -1.0
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(InputError, match="is -1"):
+        run(Small(tmp_path / "cells.h5ad", small.field), tmp_path / "bad.zarr", client)
+    right = {"store": str(tmp_path / "bad.zarr"), "state": "failed"}
+    found = once(url, lambda f: f["run"] and right.items() <= f["run"].items())
+    assert found["partitions"]["failed"] == {"2": "InputError"}
 
 
 def test_a_run_that_is_stopped_is_said(served: tuple[Client, str], small: Small, tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_a_chunk_that_cannot_be_written(bucket: Bucket, monkeypatch: pytest.Monk
     assert sd.status(bucket.store).n_partitions_done == 2
     assert not sd.status(bucket.store).running
     # On a cluster the partition is tried again, and in the end is what is missing.
-    with pytest.raises(RunFailedError, match="1 partitions failed, number 2 with UnreachableOutputError"):
+    with pytest.raises(RunFailedError, match="1 partition failed, number 2 with UnreachableOutputError"):
         bucket.run(workers=1, dashboard=False)
     assert sd.status(bucket.store).n_partitions_done == 4
     bucket.proxy.calm()

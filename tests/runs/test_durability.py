@@ -599,7 +599,7 @@ def test_failing_partition_is_reported_and_the_rest_is_kept(small, tmp_path: Pat
         partition_module.write_partition = broken
         try:
             with pytest.raises(
-                RunFailedError, match="1 partitions failed, number 3 with ZeroDivisionError: a bug"
+                RunFailedError, match="1 partition failed, number 3 with ZeroDivisionError: a bug"
             ):
                 run_small(small, store, workers=None, client=client)
         finally:
