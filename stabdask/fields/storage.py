@@ -58,7 +58,9 @@ def save_field(field: Field, path: str | Path, *, overwrite: bool = False) -> Pa
     place = place_of(path)
     with new_directory(place, overwrite=overwrite) as folder:
         group = new_group(folder)
-        group.attrs.update({_KIND: field.kind, "format_version": _FORMAT_VERSION, "fingerprint": field.fingerprint})
+        group.attrs.update(
+            {_KIND: field.kind, "format_version": _FORMAT_VERSION, "fingerprint": field.fingerprint}
+        )
         write_names(group, "gene", field.genes.tolist(), "gene")
         if isinstance(field, HopfieldField):
             _write_hopfield(field, group)
