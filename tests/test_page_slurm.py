@@ -17,7 +17,7 @@ def test_the_commands_parse() -> None:
     lines = [
         line
         for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
     ]
     assert len(lines) == 4
     for line in lines:

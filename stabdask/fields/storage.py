@@ -34,6 +34,8 @@ from stabdask.schema.added import PLUGINS_VARIABLE, load_plugins
 __all__ = ["field_kind", "open_field", "open_field_cached", "save_field"]
 
 _KIND = "stabdask_field"
+_FORMAT_VERSION = 1
+"""Version of how fields are saved; raised whenever an older reader could misread a newer one."""
 
 
 def field_kind(path: str | Path) -> str | None:
@@ -56,7 +58,9 @@ def save_field(field: Field, path: str | Path, *, overwrite: bool = False) -> Pa
     place = place_of(path)
     with new_directory(place, overwrite=overwrite) as folder:
         group = new_group(folder)
-        group.attrs.update({_KIND: field.kind, "format_version": 1, "fingerprint": field.fingerprint})
+        group.attrs.update(
+            {_KIND: field.kind, "format_version": _FORMAT_VERSION, "fingerprint": field.fingerprint}
+        )
         write_names(group, "gene", field.genes.tolist(), "gene")
         if isinstance(field, HopfieldField):
             _write_hopfield(field, group)
@@ -121,7 +125,7 @@ def open_field(path: str | Path, *, kind: str | None = None) -> Field:
     DamagedStoreError
         If its parameters do not match the fingerprint saved with them.
     InputError
-        If this version cannot read that kind of field.
+        If this version cannot read that kind of field, or that version of its format.
     """
     group = open_group(existing_place(path, "saved field"))
     found = group.attrs.get(_KIND)
@@ -129,6 +133,12 @@ def open_field(path: str | Path, *, kind: str | None = None) -> Field:
         wanted = "saved field" if kind is None else f"saved {kind} field"
         there = "" if found is None else f", but one of kind {found!r}"
         raise MissingFileError(f"{path} holds no {wanted}{there}; make one with 'stabdask field convert'")
+    form = group.attrs.get("format_version")
+    if form != _FORMAT_VERSION:
+        raise InputError(
+            f"{path} holds a field in format {form}, this version reads {_FORMAT_VERSION}; make it again from the fit "
+            "with 'stabdask field convert', or use the stabdask that wrote it"
+        )
     readers = {HopfieldField.kind: _read_hopfield, RKHSField.kind: _read_rkhs}
     load_plugins()
     readers |= {name: partial(_read_formula, kind) for name, kind in FormulaField.kinds.items()}

@@ -39,11 +39,21 @@ __all__ = [
     "labels_hash",
     "names_hash",
     "prepare",
+    "spec_fingerprint",
     "touch_hint",
 ]
 
 FILE_FACTS = ("bytes", "modified_ns")
 """Facts on files that stand in for content that is not hashed."""
+
+
+def spec_fingerprint(values: dict[str, Any]) -> str:
+    """Return the fingerprint of what `RunSpec.to_dict` gives, also with entries that this version does not know."""
+    placeless = [_placeless(source) for source in values["cells"]["sources"]]
+    text = json.dumps(
+        {**values, "cells": {**values["cells"], "sources": placeless}}, sort_keys=True, ensure_ascii=True
+    )
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -117,10 +127,7 @@ class RunSpec:
 
         Colors of labels are left out: they are those known when a store was made, and plotting an atlas adds them.
         """
-        values = self.to_dict()
-        values["cells"] = {**values["cells"], "sources": [_placeless(s) for s in values["cells"]["sources"]]}
-        text = json.dumps(values, sort_keys=True, ensure_ascii=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return spec_fingerprint(self.to_dict())
 
     def differences(self, other: RunSpec) -> list[str]:
         """Return sentences on what differs from `other`, for the message that refuses to mix two runs."""

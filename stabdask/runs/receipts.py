@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +120,20 @@ class Receipt:
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
-        """Return the receipt in the bytes of a file."""
+        """Return the receipt in the bytes of a file.
+
+        Entries that another version added are passed over; of a receipt of this version they are damage.
+        """
         values: dict[str, Any] = json.loads(data)
         values["status_counts"] = {int(code): n for code, n in values["status_counts"].items()}
+        if dict(values.get("versions", {})).get("stabdask") != _own_version():
+            values = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
         return cls(**values)
+
+
+@cache
+def _own_version() -> str:
+    return version("stabdask")
 
 
 def has_receipts(store: str | Path | Place) -> bool:

@@ -34,7 +34,7 @@ from stabdask.files import (
     write_names,
 )
 from stabdask.runs.annotations import cluster_colors, write_annotations
-from stabdask.runs.job import Job, RunSpec
+from stabdask.runs.job import Job, RunSpec, spec_fingerprint
 from stabdask.runs.parameters import parameter_dims, parameter_values, result_names
 from stabdask.runs.receipts import has_receipts, make_receipt_folder
 from stabdask.runs.shapes import output_shapes
@@ -94,7 +94,8 @@ def read_spec(path: str | Path | Place) -> RunSpec:
     MissingFileError
         If nothing is at `path`.
     StoreMismatchError
-        If what is there is no stabdask store, or one of another format version.
+        If what is there is no stabdask store, one of another format version, or of a run with options that this version
+        does not have.
     DamagedStoreError
         If its attributes are damaged.
     """
@@ -108,14 +109,19 @@ def read_spec(path: str | Path | Place) -> RunSpec:
         )
     if found is None:
         raise StoreMismatchError(f"{path} exists and is not a stabdask store; choose another path")
+    writer = f"use the stabdask that wrote it ({attributes.get('versions', {}).get('stabdask', 'unknown')})"
     if found != FORMAT_VERSION:
         raise StoreMismatchError(
-            f"{path} has store format {found}, this version reads {FORMAT_VERSION}; use the stabdask that wrote it "
-            f"({attributes.get('versions', {}).get('stabdask', 'unknown')})"
+            f"{path} has store format {found}, this version reads {FORMAT_VERSION}; {writer}"
         )
     try:
         spec = RunSpec.from_dict(attributes["run"])
     except (KeyError, TypeError) as error:
+        # A later version may have more options, and what it wrote of them is not damage.
+        if _is_intact(attributes):
+            raise StoreMismatchError(
+                f"{path} is of a run with options that this version does not have ({error}); {writer}"
+            ) from error
         raise DamagedStoreError(
             f"the attributes of {path} are not those of a run ({error!r}); run the same command with --repair "
             "(repair=True)"
@@ -126,6 +132,14 @@ def read_spec(path: str | Path | Place) -> RunSpec:
             "with --repair (repair=True)"
         )
     return spec
+
+
+def _is_intact(attributes: dict[str, Any]) -> bool:
+    """Return whether what attributes say of a run is what their fingerprint was taken of."""
+    try:
+        return spec_fingerprint(attributes["run"]) == attributes.get("fingerprint")
+    except (KeyError, TypeError):
+        return False
 
 
 def read_request(path: str | Path | Place) -> dict[str, Any] | None:
