@@ -31,8 +31,13 @@ html_static_path: list[str] = []
 html_show_sourcelink = False
 # Headings can be linked to from other pages.
 myst_heading_anchors = 3
-# Tests run the notebooks and the code of the pages; a book need not wait for them.
-nb_execution_mode = "off"
+# Notebooks are kept without outputs: a book is built with them, which takes some minutes once (and, where nobody is to
+# read it, without: ``-D nb_execution_mode=off``).
+nb_execution_mode = "cache"
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_output_stderr = "remove"
 # Most pages link files of the repository that are not part of the book; tests look whether they are there.
 suppress_warnings = ["myst.xref_missing"]
 
