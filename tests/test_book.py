@@ -97,7 +97,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = tmp_path_factory.mktemp("book") / "site"
     doctrees = site.parent / "doctrees"
     # Tests of their own run the notebooks.
-    command = ["-m", "sphinx", "-W", "--keep-going", "-q", "-D", "nb_execution_mode=off", "-d", str(doctrees), str(BOOK), str(site)]
+    command = [
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-D",
+        "nb_execution_mode=off",
+        "-d",
+        str(doctrees),
+        str(BOOK),
+        str(site),
+    ]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return site

@@ -51,15 +51,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_five_lines(folder: Path) -> None:
-    found = re.search(r"In five lines:\n\n((?:    .*\n){5})\n", README.read_text())
+def test_five_lines_beside_the_demo(demo: Path, tmp_path: Path) -> None:
+    found = re.search(r"In five lines, .*:\n\n((?:    .*\n){5})\n", README.read_text())
     assert found is not None
+    folder = tmp_path
+    (folder / "stabdask-demo").symlink_to(demo)
     (folder / "script.py").write_text(re.sub(r"^    ", "", found[1], flags=re.MULTILINE))
     done = subprocess.run(
         [sys.executable, "script.py"], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "late" in done.stdout
+    first, *rows = done.stdout.splitlines()
+    assert first.split() == ["statistic", "median", "q05", "q95"]  # nothing is cut
+    assert rows[1].split()[0] == "progenitor"
 
 
 def test_python_block(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,16 @@ def texts(html: str) -> str:
 
 def squeezed(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
+
+
+def test_a_report_explains_what_is_wrong_with_cells(tmp_path: Path) -> None:
+    report = run_small(make_small(tmp_path), tmp_path / "out.zarr")
+    assert "status " not in str(report)
+    said = str(replace(report, status_counts={0: 3, 1: 1, 3: 1, 4: 2}))
+    assert "3 ok, 1 not converged, 1 without finite input or label, 2 defective" in said
+    explained = [line for line in said.splitlines() if line.startswith("status ")]
+    assert [line.split()[1] for line in explained] == ["not", "defective:"]
+    assert "eigenvalues stand" in explained[1]
 
 
 def test_reports_say_what_they_say_as_text(tmp_path: Path) -> None:

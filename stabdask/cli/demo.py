@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
         "demo",
         help="simulate a differentiating atlas and compute the stability of every cell of it",
         description="Simulate myeloid differentiation (network of Krumsiek et al. 2011), run the whole job on it, "
-        "print the per-cluster table and draw the spectra. Nothing is downloaded.",
+        "print the per-cluster table, draw the cells by their spectral abscissa, and the spectra. Nothing is downloaded.",
     )
     demo.add_argument("--cells", type=int, default=20_000, metavar="N", help="cells (20,000)")
     demo.add_argument("--genes", type=int, default=500, metavar="N", help="genes (500)")
@@ -48,7 +48,8 @@ def _demo(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(
             f"would simulate {options.cells:,} cells x {options.genes:,} genes into {folder}, compute their stability "
-            f"on {options.workers} worker(s) into {folder / 'out.zarr'} and draw {folder / 'spectrum.png'}"
+            f"on {options.workers} worker(s) into {folder / 'out.zarr'} and draw {folder / 'cells.png'} and "
+            f"{folder / 'spectrum.png'}"
         )
         return 0
     from stabdask.analysis.aggregate import summarize
@@ -76,9 +77,9 @@ def _demo(options: argparse.Namespace) -> int:
     )
     ds = open_results(store)
     summary = summarize(ds)
-    figure = folder / "spectrum.png"
-    _say("3. a figure of the spectra")
-    _draw(ds, figure)
+    figures = {"cells": folder / "cells.png", "spectrum": folder / "spectrum.png"}
+    _say("3. figures of the cells and of their spectra")
+    _draw(ds, figures)
     seconds = time.monotonic() - begin
     if options.json:
         print_json(
@@ -88,12 +89,12 @@ def _demo(options: argparse.Namespace) -> int:
                     str(label): float(summary["spectral_abscissa"].sel(cluster=label, statistic="mean"))
                     for label in summary["cluster"].to_numpy()
                 },
-                "figure": str(figure),
+                "figures": {name: str(path) for name, path in figures.items()},
                 "demo_seconds": seconds,
             }
         )
     else:
-        print(_text(report, summary, figure, folder, seconds))
+        print(_text(report, summary, figures, folder, seconds))
     return report_exit_code(report, 0.0)
 
 
@@ -128,25 +129,34 @@ def _simulated(options: argparse.Namespace, folder: Path) -> SimulatedAtlas:
     return atlas
 
 
-def _draw(ds: Any, figure: Path) -> None:
+def _draw(ds: Any, figures: dict[str, Path]) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
+    from stabdask.plotting.embeddings import embedding
     from stabdask.plotting.spectrum import spectrum
 
-    drawing, ax = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
-    spectrum(ds, ax=ax)
-    ax.set_title("Eigenvalues of the Jacobian cores, by cluster", fontsize="medium")
-    try:
-        drawing.savefig(figure, dpi=150)
-    except OSError as error:
-        raise OutputError(f"cannot write {figure}: {error.strerror or error}") from error
-    plt.close(drawing)
+    titles = {
+        "cells": "Cells between their fates: red ones give way, blue ones hold",
+        "spectrum": "Eigenvalues of the Jacobian cores, by cluster",
+    }
+    for name, path in figures.items():
+        drawing, ax = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
+        if name == "cells":
+            embedding(ds, basis="X_fate", ax=ax)
+        else:
+            spectrum(ds, ax=ax)
+        ax.set_title(titles[name], fontsize="medium")
+        try:
+            drawing.savefig(path, dpi=150)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        plt.close(drawing)
 
 
-def _text(report: Any, summary: Any, figure: Path, folder: Path, seconds: float) -> str:
+def _text(report: Any, summary: Any, figures: dict[str, Path], folder: Path, seconds: float) -> str:
     store = folder / "out.zarr"
     return "\n".join(
         (
@@ -158,8 +168,8 @@ def _text(report: Any, summary: Any, figure: Path, folder: Path, seconds: float)
             "speed: how far cells are from a fixed point; the farther, the less eigenvalues say.",
             "",
             str(report),
-            f"figure       {figure}",
-            f"demo         {seconds:.0f} s in all",
+            f"figures      {', '.join(str(path) for path in figures.values())}",
+            f"demo         {seconds:.0f} s in all, simulation, imports and figures among them",
             "",
             "Try next:",
             f"  stabdask report {store} -o {folder / 'report.html'}",

@@ -13,7 +13,7 @@ from stabdask.runs.plan import format_seconds
 from stabdask.runs.receipts import Receipt
 from stabdask.runs.repair import Repair
 from stabdask.runs.totals import total
-from stabdask.schema import count_failed, counts_text, named_counts
+from stabdask.schema import count_failed, counts_text, explained, named_counts
 from stabdask.sizes import format_bytes
 
 __all__ = ["RunReport", "make_report"]
@@ -121,6 +121,7 @@ class RunReport(Rich):
         lines = [
             f"store        {self.store} ({state})",
             f"cells        {self.n_cells:,}: {counts}",
+            *(f"status       {text}" for text in explained(self.status_counts)),
         ]
         if self.repaired_partitions or self.repaired_metadata:
             lines.append(str(Repair(self.repaired_partitions, self.repaired_metadata)))

@@ -2,7 +2,7 @@
 
 # What modules of others need, which the registry imports, comes first.
 from stabdask.schema.added import PLUGINS_VARIABLE, Quantity, added_quantities, plugin_names
-from stabdask.schema.status import Status, count_failed, counts_text, named_counts
+from stabdask.schema.status import Status, count_failed, counts_text, explained, named_counts
 from stabdask.schema.variable import Variable
 
 # isort: split
@@ -41,6 +41,7 @@ __all__ = [
     "added_quantities",
     "count_failed",
     "counts_text",
+    "explained",
     "named_counts",
     "plugin_names",
     "variable_table",

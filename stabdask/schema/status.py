@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-__all__ = ["Status", "count_failed", "counts_text", "named_counts"]
+__all__ = ["Status", "count_failed", "counts_text", "explained", "named_counts"]
 
 
 class Status(IntEnum):
@@ -28,6 +28,24 @@ class Status(IntEnum):
         come, so they do not.
         """
         return self not in (Status.OK, Status.NO_MODEL, Status.NOT_COMPUTED)
+
+
+_EXPLAINED = {
+    Status.NOT_CONVERGED: "not converged: the eigensolver did not find every eigenvalue; what needs them is NaN",
+    Status.INACCURATE: "inaccurate: a residual is larger than it should be",
+    Status.DEFECTIVE: "defective: an eigenvalue with too few eigenvectors; its vectors are missing, eigenvalues stand",
+}
+
+
+def explained(counts: Mapping[int, int]) -> list[str]:
+    """Return what is behind each status of ``{status code: cells}`` whose name does not say it, a line each.
+
+    Examples
+    --------
+    >>> explained({0: 1200, 3: 2})
+    []
+    """
+    return [text for status, text in _EXPLAINED.items() if counts.get(status)]
 
 
 def count_failed(counts: Mapping[int, int]) -> int:

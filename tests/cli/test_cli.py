@@ -522,7 +522,9 @@ def test_demo(capsys, tmp_path) -> None:
     out, _ = capsys.readouterr()
     assert "progenitor" in out
     assert "Try next:" in out
-    assert (tmp_path / "d" / "spectrum.png").stat().st_size > 10_000
+    for figure in ("cells.png", "spectrum.png"):
+        assert str(tmp_path / "d" / figure) in out
+        assert (tmp_path / "d" / figure).stat().st_size > 10_000
     assert sd.verify(tmp_path / "d" / "out.zarr").ok
     for line in out.split("Try next:")[1].strip().splitlines():
         words = line.split()
