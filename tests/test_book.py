@@ -90,21 +90,18 @@ def test_every_public_name_is_in_the_reference() -> None:
             assert not callable(value) or (value.__doc__ or "").strip(), f"{name}.{public}"
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(folder: Path, *options: str) -> Path:
+    """Build the book in a folder and return where its pages are."""
     if importlib.util.find_spec("sphinx") is None or importlib.util.find_spec("myst_nb") is None:
         pytest.skip("needs the docs extra, which .ci/run installs")
-    site = tmp_path_factory.mktemp("book") / "site"
-    doctrees = site.parent / "doctrees"
-    # Tests of their own run the notebooks.
+    site, doctrees = folder / "site", folder / "doctrees"
     command = [
         "-m",
         "sphinx",
         "-W",
         "--keep-going",
         "-q",
-        "-D",
-        "nb_execution_mode=off",
+        *options,
         "-d",
         str(doctrees),
         str(BOOK),
@@ -113,6 +110,23 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return site
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Tests of their own run the notebooks.
+    return build(tmp_path_factory.mktemp("book"), "-D", "nb_execution_mode=off")
+
+
+@pytest.mark.slow
+def test_tutorials_have_their_outputs(tmp_path: Path) -> None:
+    site = build(tmp_path)
+    for notebook in sorted(BOOK.glob("0*.ipynb")):
+        page = (site / f"{notebook.stem}.html").read_text()
+        figures = re.findall(r"<img [^>]*src=\"(_images/[^\"]+\.png)\"", page)
+        assert len(figures) >= 2, notebook.name
+        assert all((site / figure).stat().st_size > 1000 for figure in figures)
+        assert "Traceback" not in page
 
 
 def test_it_is_built_without_a_warning(site: Path) -> None:

@@ -28,7 +28,8 @@ def add_commands(commands: Any) -> None:
         "demo",
         help="simulate a differentiating atlas and compute the stability of every cell of it",
         description="Simulate myeloid differentiation (network of Krumsiek et al. 2011), run the whole job on it, "
-        "print the per-cluster table, draw the cells by their spectral abscissa, and the spectra. Nothing is downloaded.",
+        "print the per-cluster table, draw the cells by their spectral abscissa, and the spectra. Nothing is "
+        "downloaded.",
     )
     demo.add_argument("--cells", type=int, default=20_000, metavar="N", help="cells (20,000)")
     demo.add_argument("--genes", type=int, default=500, metavar="N", help="genes (500)")
