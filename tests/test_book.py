@@ -129,11 +129,13 @@ def test_tutorials_have_their_outputs(tmp_path: Path) -> None:
         assert "Traceback" not in page
 
 
+@pytest.mark.pages
 def test_it_is_built_without_a_warning(site: Path) -> None:
     for page in PAGES:
         assert (site / f"{page.stem}.html").exists()
 
 
+@pytest.mark.pages
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
     loads = re.compile(
         r"<(?:script|img|iframe|source)[^>]*\bsrc=[\"'](?:https?:)?//|<link[^>]*href=[\"'](?:https?:)?//"
@@ -147,6 +149,7 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
         )
 
 
+@pytest.mark.pages
 def test_the_reference_has_what_the_docstrings_say(site: Path) -> None:
     text = re.sub(r"<[^>]+>", "", (site / "api.html").read_text())
     for name in (

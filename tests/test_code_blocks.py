@@ -346,6 +346,7 @@ def test_the_import_on_the_page_of_the_reference() -> None:
     assert names["sd"] is sd
 
 
+@pytest.mark.pages
 def test_python_on_the_page_on_clusters(folder: Path) -> None:
     script = "\n".join(block.text for block in blocks_of(BOOK / "slurm.md") if is_python(block))
     script = BEFORE + replaced(script, SUBSTITUTED)
@@ -378,6 +379,7 @@ def lines_of(name: str) -> list[str]:
     return re.findall(r"^stabdask .*$", replaced(lines, COMMANDS_HERE[name]), flags=re.MULTILINE)
 
 
+@pytest.mark.pages
 def test_repair_as_on_the_page_on_durability(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verify, repair = lines_of("notebooks/durability.md")
     monkeypatch.chdir(folder)
@@ -390,6 +392,7 @@ def test_repair_as_on_the_page_on_durability(folder: Path, monkeypatch: pytest.M
     assert "out.zarr: ok" in said
 
 
+@pytest.mark.pages
 def test_first_steps_on_a_gpu_but_on_the_cpu(folder: Path) -> None:
     doctor, run, verify = lines_of("notebooks/gpu.md")
     said = run_lines([doctor, run, verify], folder)
@@ -403,6 +406,7 @@ def test_doctor_as_on_the_page_on_installing(folder: Path) -> None:
     assert f"stabdask {sd.__version__}" in " ".join(run_lines([doctor], folder).split())
 
 
+@pytest.mark.pages
 def test_array_jobs_as_on_the_page_on_clusters(folder: Path) -> None:
     init, run, finalize, on_slurm = lines_of("notebooks/slurm.md")
     assert "--cluster slurm" in on_slurm  # parsed alone: tests/slurm starts a real one
@@ -412,6 +416,7 @@ def test_array_jobs_as_on_the_page_on_clusters(folder: Path) -> None:
     assert sd.status(folder / "out.zarr").complete
 
 
+@pytest.mark.pages
 def test_the_table_of_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (table,) = [block for block in blocks_of(ROOT / "README.md") if is_message(block)]
     assert main(["demo", "--keep", str(tmp_path / "demo"), "--workers", "0"]) == 0

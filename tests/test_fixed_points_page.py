@@ -15,6 +15,8 @@ from stabdask.analysis.roots import Outcome
 from stabdask.cli.main import main
 from stabdask.runs.fixed_point_results import FIXED_POINT_ATTRS
 
+pytestmark = pytest.mark.pages
+
 PAGE = Path(__file__).parents[1] / "notebooks" / "fixed_points.md"
 
 

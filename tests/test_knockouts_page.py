@@ -12,6 +12,8 @@ import pytest
 from stabdask.cli.main import main
 from stabdask.runs.knockout_results import KNOCKOUT_ATTRS
 
+pytestmark = pytest.mark.pages
+
 PAGE = Path(__file__).parents[1] / "notebooks" / "knockouts.md"
 
 

@@ -23,7 +23,7 @@ from stabdask.clusters.options import cluster_request
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-PLAIN = "01_stability_of_a_differentiating_atlas.ipynb"
+FIRST = "01_stability_of_a_differentiating_atlas.ipynb"
 MARK = "STABDASK_TESTED_NOTEBOOK"
 """A variable of the kernel and of all processes that descend from it."""
 
@@ -108,7 +108,7 @@ def descendants(mark: str) -> Iterator[psutil.Process]:
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=path.stem, marks=[] if path.name == PLAIN else [pytest.mark.slow])
+        pytest.param(path, id=path.stem, marks=pytest.mark.pages if path.name == FIRST else pytest.mark.slow)
         for path in NOTEBOOKS
     ],
 )

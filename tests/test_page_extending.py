@@ -14,6 +14,8 @@ import pytest
 
 import stabdask as sd
 
+pytestmark = pytest.mark.pages
+
 BOTH = "imbalance,repressilator"
 PAGE = Path(__file__).parents[1] / "notebooks" / "extending.md"
 

@@ -19,6 +19,8 @@ from stabdask.runs import runner, sizing
 from stabdask.runs.job import prepare
 from stabdask.sizes import format_bytes
 
+pytestmark = pytest.mark.pages
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "notebooks" / "memory.md"
 EXITS = {"--memory 700MB": 3}

@@ -13,6 +13,8 @@ import pytest
 import stabdask as sd
 from stabdask.cli.main import main
 
+pytestmark = pytest.mark.pages
+
 PAGE = Path(__file__).parents[1] / "notebooks" / "networks.md"
 
 

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import stabdask as sd
+
+pytestmark = pytest.mark.pages
 
 PAGE = Path(__file__).parents[1] / "notebooks" / "responses.md"
 

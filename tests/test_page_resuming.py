@@ -18,6 +18,8 @@ import stabdask as sd
 from stabdask.cli.main import build_parser, main
 from stabdask.runs import store as store_module
 
+pytestmark = pytest.mark.pages
+
 PAGE = Path(__file__).parents[1] / "notebooks" / "resuming.md"
 EXITS = {"--dtype float32": 5, "--task 2": 1, "truncate": 5}
 SAME = ("spectrum", "modes", "vectors", "elements", "quantities", "obs", "embedding", "sample")

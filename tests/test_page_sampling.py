@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import stabdask as sd
 from stabdask.atlas.sampling import METHODS
 from stabdask.cli.main import build_parser
+
+pytestmark = pytest.mark.pages
 
 PAGE = Path(__file__).parents[1] / "notebooks" / "sampling.md"
 

@@ -23,6 +23,8 @@ from stabdask.runs.job import spec_fingerprint
 from stabdask.runs.receipts import read_receipts
 from stabdask.schema import FORMAT_VERSION, VARIABLES
 
+pytestmark = pytest.mark.pages
+
 PAGE = Path(__file__).parents[1] / "notebooks" / "store_format.md"
 
 

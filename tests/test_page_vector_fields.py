@@ -10,10 +10,13 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
+import pytest
 from small_rkhs import small_rkhs
 
 import stabdask as sd
 from stabdask.schema import QUANTITIES
+
+pytestmark = pytest.mark.pages
 
 PAGE = Path(__file__).parents[1] / "notebooks" / "vector_fields.md"
 

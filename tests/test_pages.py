@@ -13,6 +13,8 @@ import pytest
 import stabdask as sd
 from stabdask.schema import MODE_QUANTITIES, SCALARS, VARIABLES
 
+pytestmark = pytest.mark.pages
+
 PAGE = Path(__file__).parents[1] / "notebooks" / "reading_stability.md"
 CHECKS = {"residual", "trace_defect", "near_switch_count"}
 

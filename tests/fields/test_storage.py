@@ -175,6 +175,9 @@ def test_paths_that_hold_no_field(tmp_path: Path) -> None:
         HopfieldField.open(tmp_path / "other.zarr")
     group.attrs["stabdask_field"] = "neural"
     assert field_kind(tmp_path / "other.zarr") == "neural"
+    with pytest.raises(InputError, match="format None, this version reads 1"):
+        read_field(tmp_path / "other.zarr")
+    group.attrs["format_version"] = 1
     with pytest.raises(InputError, match="field of kind 'neural', which this version cannot read"):
         read_field(tmp_path / "other.zarr")
     assert field_kind(tmp_path / "empty") is None
