@@ -119,8 +119,8 @@ def write_report(
         Section("clusters", "Clusters", _clusters(ds)),
         Section("stability", "Stability", "".join(stability_figures(ds))),
     ]
-    if basis is not None:
-        sections.append(Section("embedding", "Embedding", embedding_figures(ds, basis)))
+    drawn = _NO_EMBEDDING if basis is None else embedding_figures(ds, basis)
+    sections.append(Section("embedding", "Embedding", drawn))
     if "driver_cells" in ds:
         sections.append(Section("drivers", "Drivers", "".join(_drivers(ds))))
     if "jacobian_mean" in ds:
@@ -137,6 +137,13 @@ def write_report(
     subtitle = f"Local stability of {spec.n_cells:,} cells, by stabdask {package_versions()['stabdask']}"
     write_atomically(target, page(heading, subtitle, sections).encode())
     return target
+
+
+_NO_EMBEDDING = paragraph(
+    "The results hold no embedding to draw cells on: name the atlas that has one (stabdask report --atlas ATLAS --basis "
+    "X_umap), or let the run bring it along (stabdask run --embedding X_umap).",
+    kind="note",
+)
 
 
 def _with_embedding(

@@ -15,6 +15,7 @@ from random_atlas import random_atlas
 
 import stabdask as sd
 from stabdask.cli.main import main
+from stabdask.cli.main import build_parser
 from stabdask.errors import (
     InputError,
     MissingFileError,
@@ -205,6 +206,11 @@ def test_one_cell_that_failed(tmp_path: Path) -> None:
     assert "1 without finite input or label" in page.text
     assert "not known" in page.texts
     assert "No cell of this cluster has a leading mode that is not defective." in page.texts
+    # How to have cells drawn: the options that are named exist.
+    assert "stabdask report --atlas ATLAS --basis X_umap" in page.text
+    assert build_parser().parse_args(
+        ["report", "out.zarr", "-o", "r.html", "--atlas", "a", "--basis", "X_umap"]
+    )
 
 
 def test_a_run_that_is_not_complete_says_so(tmp_path: Path) -> None:
