@@ -140,8 +140,8 @@ def write_report(
 
 
 _NO_EMBEDDING = paragraph(
-    "The results hold no embedding to draw cells on: name the atlas that has one (stabdask report --atlas ATLAS --basis "
-    "X_umap), or let the run bring it along (stabdask run --embedding X_umap).",
+    "The results hold no embedding to draw cells on: name the atlas that has one (stabdask report --atlas ATLAS "
+    "--basis X_umap), or let the run bring it along (stabdask run --embedding X_umap).",
     kind="note",
 )
 
