@@ -95,7 +95,7 @@ def read_dense(
     The file is opened here, not where the task was made: a Zarr array whose folder a worker does not see
     would read as zeros.
     """
-    with _opened_element(path, key, version) as element:
+    with _opened_elements(path, [key], version) as (element,):
         return _take(element[start:stop], columns, dtype)
 
 
@@ -105,24 +105,25 @@ def read_csr(
     """Read rows of a stored CSR matrix: of its pointers, indices and numbers, those of these rows only."""
     from scipy import sparse
 
-    with _opened_element(path, key, version) as element:
+    keys = [key, *(f"{key}/{name}" for name in ("indptr", "indices", "data"))]
+    with _opened_elements(path, keys, version) as (element, ends, indices, data):
         width = int(element.attrs["shape"][1])
-        pointers = np.asarray(element["indptr"][start : stop + 1])
+        pointers = np.asarray(ends[start : stop + 1])
         own = slice(int(pointers[0]), int(pointers[-1]))
-        parts = (element["data"][own], element["indices"][own], pointers - pointers[0])
+        parts = (data[own], indices[own], pointers - pointers[0])
     return _take(sparse.csr_matrix(parts, shape=(stop - start, width)), columns, dtype)
 
 
 @contextmanager
-def _opened_element(path: str, key: str, version: str) -> Iterator[Any]:
+def _opened_elements(path: str, keys: list[str], version: str) -> Iterator[list[Any]]:
     if place_of(path).local is None:
-        yield _bucket_element(path, key, version)
+        yield [_bucket_element(path, key, version) for key in keys]
         return
     with opened_file(path) as root:
-        yield root[key]
+        yield [root[key] for key in keys]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _bucket_element(path: str, key: str, version: str) -> Any:
     """Open an element in a bucket once per process: to open it for each block takes more requests than to read it."""
     return open_group(path)[key]
