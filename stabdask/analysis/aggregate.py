@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from stabdask.analysis.groups import Groups, group_cells, label_names, require_labels
 from stabdask.analysis.quantiles import RELATIVE_ERROR
-from stabdask.analysis.spectra import blockwise_spectrum, cell_clusters, complete_values
+from stabdask.analysis.spectra import blockwise_spectrum, cell_clusters
 from stabdask.analysis.statistics import Columns, in_memory, one_pass
 from stabdask.errors import InputError, UsageError
 from stabdask.schema import SCALARS
@@ -288,9 +288,8 @@ def extremes(ds: xr.Dataset) -> xr.Dataset:
     return table
 
 
-def _ends(*blocks: npt.NDArray[Any], **tables: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _ends(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the eigenvalues of largest and of smallest real part of each cell, ``(cell, 2)``."""
-    values = complete_values(*blocks, **tables)
     missing = np.isnan(values.real)
     first = np.where(missing, -np.inf, values.real).argmax(axis=1)
     last = np.where(missing, np.inf, values.real).argmin(axis=1)
