@@ -22,6 +22,7 @@ from stabdask.fields.base import Field
 from stabdask.row_blocks import RowGraph
 from stabdask.runs.annotations import annotations_identity
 from stabdask.runs.block import NO_LABEL, SKIPPED
+from stabdask.runs.differences import FILE_FACTS
 from stabdask.runs.options import Options, make_options
 from stabdask.runs.preflight import Preflight, preflight
 from stabdask.runs.sizing import block_and_partition
@@ -32,18 +33,13 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "FILE_FACTS",
     "Job",
     "RunSpec",
     "cells_identity",
     "labels_hash",
     "names_hash",
     "prepare",
-    "touch_hint",
 ]
-
-FILE_FACTS = ("bytes", "modified_ns")
-"""Facts on files that stand in for content that is not hashed."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +117,6 @@ class RunSpec:
         values["cells"] = {**values["cells"], "sources": [_placeless(s) for s in values["cells"]["sources"]]}
         text = json.dumps(values, sort_keys=True, ensure_ascii=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-    def differences(self, other: RunSpec) -> list[str]:
-        """Return sentences on what differs from `other`, for the message that refuses to mix two runs."""
-        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
-        return [
-            _difference(key, mine.get(key), theirs.get(key))
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key)
-            and not (key.startswith("cells.sources[") and key.endswith(".path"))
-        ]
 
 
 @dataclass(frozen=True)
@@ -325,47 +311,3 @@ def _identifying(source: dict[str, Any], all_read: bool) -> dict[str, Any]:
 
 def _placeless(source: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in source.items() if key != "path"}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            out |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for number, item in enumerate(value):
-                out |= _flat(item, f"{prefix}{key}[{number}].")
-        else:
-            out[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return out
-
-
-def _difference(key: str, there: Any, here: Any) -> str:
-    """Return what differs in one value; of long lists only what the other lacks."""
-    if isinstance(there, list) and isinstance(here, list):
-        extra, lacking = ([item for item in a if item not in b] for a, b in ((here, there), (there, here)))
-        parts = [f"{what} {_short(items)}" for what, items in (("has", extra), ("lacks", lacking)) if items]
-        if parts:
-            return f"{key} here {' and '.join(parts)}"
-    return f"{key} is {_short(there)} there and {_short(here)} here"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def touch_hint(there: RunSpec, here: RunSpec) -> str:
-    """Return how to go on with files that differ in nothing but their time: of a large atlas not all is compared."""
-    if not all(".modified_ns is " in line for line in there.differences(here)):
-        return ""
-    pairs = zip(there.cells["sources"], here.cells["sources"], strict=True)
-    lines = [
-        f"touch -d @{old['modified_ns'] // 10**9}.{old['modified_ns'] % 10**9:09d} '{new['path']}'"
-        for old, new in pairs
-        if old.get("modified_ns") != new.get("modified_ns")
-    ]
-    return (
-        ". Of an atlas of this size only a sample is compared, so that the time of the file counts; if it is the same "
-        f"file, copied or touched, give its time back: {'; '.join(lines)}"
-    )

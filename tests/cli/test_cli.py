@@ -387,7 +387,8 @@ def test_annotations_come_along(small, capsys, tmp_path) -> None:
     assert ds["X_umap"].shape == (230, 2)
     capsys.readouterr()
     message = refused(capsys, run(small, "--obs", "age"), tmp_path, 5)
-    assert "cells.annotations.X_umap is" in message
+    assert "another run: --embedding: 'X_umap' there alone; --obs: 'kind' there alone. Nothing" in message
+    assert f"repeat the run it belongs to: 'stabdask run --store {tmp_path / 'out.zarr'}'" in message
     assert main(["verify", str(tmp_path / "out.zarr")]) == 0
 
 
