@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", StabdaskWarning)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _Warnings().show
     try:
         options = build_parser().parse_args(arguments)
         options.is_program = arguments is None  # and not called by another program
@@ -120,8 +120,17 @@ def _execute(options: argparse.Namespace, interrupts: Interrupts) -> int:
         return 0
 
 
-def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
-    print(f"stabdask: warning: {message}", file=sys.stderr)
+class _Warnings:
+    """Prints warnings of a command, each once though steps of it find the same."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def show(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Print one, as `warnings.showwarning` does."""
+        if str(message) not in self._shown:
+            self._shown.add(str(message))
+            print(f"stabdask: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

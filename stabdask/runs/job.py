@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.atlas.alignment import axis_columns, cluster_models
+from stabdask.atlas.alignment import axis_columns, cluster_models, warn_if_all_are_one
 from stabdask.atlas.annotations import Annotation, annotations_of
 from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
 from stabdask.checks import refuse_persisted
@@ -209,6 +209,11 @@ def prepare(
     ------
     StabdaskError
         If anything about the input makes the run impossible; nothing has been written then.
+
+    Warns
+    -----
+    StabdaskWarning
+        If the cells were opened without clusters, and the field has others beside ``"all"``.
     """
     import dask.array as da
 
@@ -223,6 +228,7 @@ def prepare(
     columns = axis_columns(cells, field)
     codes, labels = cluster_codes(cells)
     models = cluster_models(labels, field, missing_cluster)
+    warn_if_all_are_one(cells, field, stacklevel=3)
     numbers = [SKIPPED if model is None else field.cluster_number(model) for model in models]
     lookup = np.asarray([*numbers, NO_LABEL], dtype=np.int32)
     model_codes = lookup[codes]

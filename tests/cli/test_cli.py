@@ -193,6 +193,31 @@ def test_cluster_without_parameters(small, capsys, tmp_path) -> None:
     assert report["n_failed"] == 0
 
 
+def test_a_cluster_key_left_out_is_said_once(small, capsys, tmp_path) -> None:
+    field = sd.HopfieldField.open(small.field)
+    clusters = dict(zip(field.clusters, field.parameters, strict=True))
+    more = sd.HopfieldField(field.genes.tolist(), {**clusters, "all": field.parameters[0]})
+    more.save(tmp_path / "more.zarr")
+    store = str(tmp_path / "out.zarr")
+    job = [
+        "run",
+        str(small.atlas),
+        "--field",
+        str(tmp_path / "more.zarr"),
+        "--layer",
+        "M_t",
+        "--store",
+        store,
+    ]
+    for arguments in ([*job, "--dry-run"], [*job, "--workers", "0", "--quiet"]):
+        assert main(arguments) == 0
+        err = capsys.readouterr().err
+        assert err.count("stabdask: warning: every cell gets the parameters of cluster 'all'") == 1
+        assert "others: '../x', 'a', 'b/c'; to use those give the column of obs with them" in err
+    assert main([*run(small), "--store", str(tmp_path / "with.zarr")]) == 0
+    assert "warning: every cell" not in capsys.readouterr().err
+
+
 def test_memory_too_small(small, capsys, tmp_path) -> None:
     message = refused(capsys, run(small, "--memory", "10MB"), tmp_path)
     assert "a memory budget of 10 MB is too small; the least that works is" in message
