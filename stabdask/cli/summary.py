@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stabdask.analysis.aggregate import PER_GROUP
 from stabdask.cli.common import (
     add_json,
     add_store,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["add_commands"]
-
-_PER_GROUP = ("n_cells", "n_failed", "failed_fraction", "unstable_fraction")
 
 
 def add_commands(commands: Any) -> None:
@@ -86,7 +85,7 @@ def _print_summary(ds: xr.Dataset, options: argparse.Namespace) -> None:
         print(f"stabdask: quantiles are approximate: {'; '.join(sorted(methods))}", file=sys.stderr)
     if options.json:
         kept = known if quantity is None else [quantity]
-        print_json(_nested(result[[*kept, *(name for name in _PER_GROUP if name in result.data_vars)]]))
+        print_json(_nested(result[[*kept, *(name for name in PER_GROUP if name in result.data_vars)]]))
     elif quantity is not None:
         print(_one_quantity(result, quantity))
     else:
@@ -97,14 +96,14 @@ def _nested(result: xr.Dataset) -> dict[str, Any]:
     """Return label (-> other label) -> quantity -> statistic -> value (elements by pair before that)."""
     statistics = [str(name) for name in result["statistic"].to_numpy()]
     arrays = {str(name): result[name].to_numpy() for name in result.data_vars}
-    methods = {str(result[name].attrs["quantile_method"]) for name in arrays if name not in _PER_GROUP}
+    methods = {str(result[name].attrs["quantile_method"]) for name in arrays if name not in PER_GROUP}
     pairs = [str(pair) for pair in result["pair"].to_numpy()] if "pair" in result.dims else []
     dims = result["n_cells"].dims
     out: dict[str, Any] = {}
     for place, labels in group_rows(result, unseen=True):
-        entry: dict[str, Any] = {name: arrays[name][place] for name in _PER_GROUP if name in arrays}
+        entry: dict[str, Any] = {name: arrays[name][place] for name in PER_GROUP if name in arrays}
         entry["quantile_method"] = "; ".join(sorted(methods))
-        for name in (name for name in arrays if name not in _PER_GROUP):
+        for name in (name for name in arrays if name not in PER_GROUP):
             values = arrays[name][place]
             if "pair" in result[name].dims:
                 entry[name] = {
