@@ -103,8 +103,8 @@ def cluster_models(labels: Sequence[str], field: Field, missing_cluster: str) ->
         raise MissingKeyError(
             f"the field has no parameters (W_<cluster>) for {shown}; "
             f"{near_misses(unknown[0], field.clusters, noun='clusters of the field')}. Choose another cluster "
-            "key, or missing_cluster='skip' to leave those cells out, or e.g. missing_cluster='W_all' to use the "
-            "parameters of 'all'"
+            "key, or missing_cluster='skip' (--missing-cluster skip) to leave those cells out, or e.g. 'W_all' in its "
+            "place to use the parameters of 'all'"
         )
     if missing_cluster not in ("error", "skip"):
         fallback = missing_cluster.removeprefix("W_")

@@ -12,7 +12,7 @@ import numpy as np
 
 from stabdask.analysis.aggregate import PER_GROUP
 from stabdask.atlas.exporters import select_results
-from stabdask.errors import BackendUnavailableError, InputError, StoreMismatchError, UsageError
+from stabdask.errors import OVERWRITE, BackendUnavailableError, InputError, StoreMismatchError, UsageError
 from stabdask.files import new_file, require_folder
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def check_table_path(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise StoreMismatchError(f"{path} is a folder; choose another path")
     if path.exists() and not overwrite:
-        raise StoreMismatchError(f"{path} exists; remove it, choose another path, or ask to overwrite")
+        raise StoreMismatchError(f"{path} exists; remove it, choose another path, or {OVERWRITE}")
 
 
 def write_table(table: pd.DataFrame, path: str | Path, *, overwrite: bool = False) -> None:
