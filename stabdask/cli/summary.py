@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stabdask.analysis.aggregate import PER_GROUP
 from stabdask.cli.common import (
     add_json,
     add_store,
@@ -32,7 +31,12 @@ __all__ = ["add_commands"]
 
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
-    summary = commands.add_parser("summary", help="statistics of a store per cluster, or by other labels")
+    summary = commands.add_parser(
+        "summary",
+        help="statistics of a store per cluster, or by other labels",
+        description="Print a table of the stability and the speed of cells by cluster or another label: means of the "
+        "largest real part of the eigenvalues (abscissa), of the number of unstable modes, and more.",
+    )
     add_store(summary)
     summary.add_argument(
         "--by",
@@ -71,7 +75,7 @@ def _summary(options: argparse.Namespace) -> int:
 
 
 def _print_summary(ds: xr.Dataset, options: argparse.Namespace) -> None:
-    from stabdask.analysis.aggregate import summarize
+    from stabdask.analysis.aggregate import PER_GROUP, summarize
 
     quantity = options.quantity
     result = summarize(ds, by=group_labels(ds, options.by))
@@ -94,6 +98,8 @@ def _print_summary(ds: xr.Dataset, options: argparse.Namespace) -> None:
 
 def _nested(result: xr.Dataset) -> dict[str, Any]:
     """Return label (-> other label) -> quantity -> statistic -> value (elements by pair before that)."""
+    from stabdask.analysis.aggregate import PER_GROUP
+
     statistics = [str(name) for name in result["statistic"].to_numpy()]
     arrays = {str(name): result[name].to_numpy() for name in result.data_vars}
     methods = {str(result[name].attrs["quantile_method"]) for name in arrays if name not in PER_GROUP}
