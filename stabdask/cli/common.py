@@ -37,7 +37,7 @@ _WIDTH = 100
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print figures as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print numbers as JSON on stdout")
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
