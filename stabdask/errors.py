@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "OVERWRITE",
     "BackendUnavailableError",
     "ClusterError",
     "DamagedStoreError",
@@ -33,6 +34,10 @@ __all__ = [
     "UsageError",
     "near_misses",
 ]
+
+
+OVERWRITE = "ask to overwrite (--overwrite, overwrite=True)"
+"""How to go on where something exists that would be replaced."""
 
 
 class StabdaskError(Exception):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from stabdask.errors import UsageError
 
-__all__ = ["format_bytes", "parse_memory"]
+__all__ = ["bytes_hint", "format_bytes", "parse_memory"]
+
+_LEAST = 1_000_000
+"""Bytes below which a budget was meant to be something else."""
 
 
 def parse_memory(memory: int | str) -> int:
@@ -29,6 +32,21 @@ def parse_memory(memory: int | str) -> int:
     if value <= 0:
         raise UsageError(f"memory {memory!r} is not positive; expected e.g. '4GB'")
     return value
+
+
+def bytes_hint(memory: int | str | None) -> str:
+    """Return what to say of a budget in which a unit was left out, "" of any other.
+
+    Examples
+    --------
+    >>> bytes_hint("4"), bytes_hint(2048), bytes_hint("4GB")
+    (" ('4' is 4 bytes: did you mean '4GB'?)", " (2048 is 2,048 bytes: did you mean '2048MB'?)", '')
+    """
+    if memory is None or (value := parse_memory(memory)) >= _LEAST:
+        return ""
+    number = str(memory).strip()
+    meant = f"{number}{'GB' if value < 1000 else 'MB'}" if number.isdigit() else "4GB"
+    return f" ({memory!r} is {value:,} bytes: did you mean {meant!r}?)"
 
 
 def format_bytes(n_bytes: float) -> str:

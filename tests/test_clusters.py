@@ -54,6 +54,11 @@ def job(small: Small) -> tuple[Any, Any]:
         ("slurm", {"walltime": "1h"}, "walltime='1h'; expected SLURM's form"),
         ("slurm", {"walltime": "00:01:00"}, "is 60 s; expected at least 2 minutes"),
         ("slurm", {"worker_memory": "much"}, "worker_memory='much' is no size"),
+        (
+            "slurm",
+            {"worker_memory": "4"},
+            "'4' is too small for a worker ('4' is 4 bytes: did you mean '4GB'?)",
+        ),
         ("slurm", {"job_options": "--gres=gpu:1"}, "expected a list of texts"),
         ("kubernetes", {"env": ["A=1"]}, "expected values by name"),
         ("cluster.yaml", {}, "cluster.yaml cannot be read"),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from stabdask.analysis.groups import Groups, group_cells, label_names, require_labels
 from stabdask.analysis.quantiles import RELATIVE_ERROR
-from stabdask.analysis.spectra import blockwise_spectrum, cell_clusters, complete_values
+from stabdask.analysis.spectra import blockwise_spectrum, cell_clusters
 from stabdask.analysis.statistics import Columns, in_memory, one_pass
 from stabdask.errors import InputError, UsageError
 from stabdask.schema import SCALARS
@@ -18,7 +18,7 @@ from stabdask.schema import SCALARS
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["QUANTILES", "STATISTICS", "extremes", "quantile_name", "summarize"]
+__all__ = ["PER_GROUP", "QUANTILES", "STATISTICS", "extremes", "quantile_name", "summarize"]
 
 QUANTILES: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of a summary if none are asked for."""
@@ -78,7 +78,8 @@ def summarize(
         has counts 0 and is NaN. Each variable has the attributes ``quantile_method`` (``"exact"``, or what was done
         instead) and ``quantile_relative_error``.
 
-        Per group, also ``n_cells``, ``n_failed``, ``failed_fraction`` (of all its cells) and
+        Per group, also ``n_cells``, ``n_computed`` (fewer where results are not complete), ``n_failed``,
+        ``failed_fraction`` (of all its cells) and
         ``unstable_fraction``: of the cells whose number of unstable modes is known, those that have one. Cells
         without a label are in no group.
 
@@ -147,12 +148,13 @@ def _parse_bytes(memory: int | str) -> int:
     return value
 
 
-_PER_GROUP = ("n_cells", "n_failed", "failed_fraction", "unstable_fraction")
+PER_GROUP = ("n_cells", "n_computed", "n_failed", "failed_fraction", "unstable_fraction")
+"""What a summary says of a group, whatever the quantity."""
 
 
 def _check_label_names(wanted: Sequence[str], names: Sequence[str], ds: xr.Dataset) -> None:
     """Raise if a label has the name of something else in the summary."""
-    taken = {"statistic", *_PER_GROUP, *(str(dim) for name in names for dim in ds[name].dims[1:])}
+    taken = {"statistic", *PER_GROUP, *(str(dim) for name in names for dim in ds[name].dims[1:])}
     for name in wanted:
         if name in taken:
             raise InputError(
@@ -216,6 +218,9 @@ def _per_group(groups: Groups, columns: Columns) -> dict[str, Any]:
 
     n_cells = np.bincount(groups.codes[groups.codes >= 0], minlength=groups.n_groups)
     out = {"n_cells": put(n_cells, "number of cells")}
+    if columns.computed is not None:
+        n_computed = np.rint(columns.computed).astype(np.int64)
+        out["n_computed"] = put(n_computed, "number of cells that are computed")
     with np.errstate(invalid="ignore"):
         if columns.failed is not None:
             out["n_failed"] = put(
@@ -288,9 +293,8 @@ def extremes(ds: xr.Dataset) -> xr.Dataset:
     return table
 
 
-def _ends(*blocks: npt.NDArray[Any], **tables: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _ends(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the eigenvalues of largest and of smallest real part of each cell, ``(cell, 2)``."""
-    values = complete_values(*blocks, **tables)
     missing = np.isnan(values.real)
     first = np.where(missing, -np.inf, values.real).argmax(axis=1)
     last = np.where(missing, np.inf, values.real).argmin(axis=1)

@@ -52,7 +52,7 @@ def complete_spectrum(ds: xr.Dataset) -> xr.DataArray:
     if cores_are_whole(ds):
         data = ds["eigenvalue"].data
     else:
-        data = blockwise_spectrum(ds, _sorted_values, n_columns=ds.sizes["gene"])
+        data = blockwise_spectrum(ds, in_canonical_order, n_columns=ds.sizes["gene"])
     return xr.DataArray(
         data,
         dims=("cell", "eigenvalue_rank"),
@@ -64,7 +64,7 @@ def complete_spectrum(ds: xr.Dataset) -> xr.DataArray:
 
 
 def blockwise_spectrum(ds: xr.Dataset, function: Any, *, n_columns: int) -> Any:
-    """Apply ``function(eigenvalue, active, code, degradation, regulator_index)`` to blocks of cells.
+    """Apply a function of complete spectra, ``(cell, eigenvalue)`` in any order, to blocks of cells.
 
     Returns a Dask array ``(cell, n_columns)`` of the dtype of the eigenvalues.
     """
@@ -73,21 +73,27 @@ def blockwise_spectrum(ds: xr.Dataset, function: Any, *, n_columns: int) -> Any:
     check_full(ds)
     values = da.asarray(ds["eigenvalue"].data).rechunk({1: -1})
     rows = values.chunks[0]
-    active = da.asarray(ds["active"].data).rechunk({0: rows, 1: -1})
-    codes = da.from_array(cell_clusters(ds)[0][:, None], chunks=(rows, 1))
-    genes = {str(gene): position for position, gene in enumerate(ds["gene"].to_numpy())}
-    index = np.asarray([genes[str(name)] for name in ds["regulator"].to_numpy()], dtype=np.intp)
+    blocks, tables = [values], {}
+    if not cores_are_whole(ds):
+        blocks.append(da.asarray(ds["active"].data).rechunk({0: rows, 1: -1}))
+        blocks.append(da.from_array(cell_clusters(ds)[0][:, None], chunks=(rows, 1)))
+        genes = {str(gene): position for position, gene in enumerate(ds["gene"].to_numpy())}
+        index = np.asarray([genes[str(name)] for name in ds["regulator"].to_numpy()], dtype=np.intp)
+        tables = {"degradation": ds["degradation"].to_numpy(), "regulator_index": index}
     return da.map_blocks(
-        function,
-        values,
-        active,
-        codes,
-        degradation=ds["degradation"].to_numpy(),
-        regulator_index=index,
+        _of_complete,
+        *blocks,
+        function=function,
+        **tables,
         dtype=values.dtype,
         chunks=(rows, (n_columns,)),
         meta=np.empty((0, 0), dtype=values.dtype),
     )
+
+
+def _of_complete(*blocks: npt.NDArray[Any], function: Any, **tables: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    # A core that is the whole Jacobian has all there is.
+    return function(complete_values(*blocks, **tables) if tables else blocks[0])  # type: ignore[no-any-return]
 
 
 def cores_are_whole(ds: xr.Dataset) -> bool:
@@ -173,10 +179,6 @@ def complete_values(
     cell, regulator = np.nonzero(own[rows])
     out[rows[cell], regulator_index[regulator]] = eigenvalue[rows][core[rows]]
     return out
-
-
-def _sorted_values(*blocks: npt.NDArray[Any], **tables: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return in_canonical_order(complete_values(*blocks, **tables))
 
 
 def in_canonical_order(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

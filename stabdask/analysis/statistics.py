@@ -25,6 +25,9 @@ MOMENTS: tuple[str, ...] = ("count", "nanmean", "nanstd", "nanmin", "nanmax")
 _BATCH_VALUES = 8_000_000
 """Values of one call in memory: bounds the working set whatever the number of elements."""
 
+_SUMS = {"unstable_count": ("unstable", "known"), "status": ("failed", "computed")}
+"""For variables that flags come from: the sum of the flags, and of how many cells they are known."""
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -38,9 +41,9 @@ class Columns:
         ``(moment, column, group)``.
     quantiles
         ``(column, group, quantile)``.
-    unstable, known, failed
-        ``(group,)`` numbers of cells that have an unstable mode, whose number of unstable modes is known, and that
-        have a failed status; None where `ds` does not say.
+    unstable, known, failed, computed
+        ``(group,)`` numbers of cells that have an unstable mode, whose number of unstable modes is known, that have a
+        failed status, and that have any, not being still to come; None where `ds` does not say.
     """
 
     moments: Floats
@@ -48,6 +51,7 @@ class Columns:
     unstable: Floats | None
     known: Floats | None
     failed: Floats | None
+    computed: Floats | None
 
 
 def as_float(values: npt.NDArray[Any], *, is_count: bool) -> Floats:
@@ -64,8 +68,13 @@ def is_unstable(counts: Floats) -> Floats:
 
 
 def is_failed(status: npt.NDArray[Any]) -> Floats:
-    """Return 1 for cells with a failed status, 0 for others."""
-    return np.isin(status, [code for code in Status if code.failed]).astype(np.float64)
+    """Return 1 for cells with a failed status, 0 for others, NaN for those still to be computed."""
+    failed = np.isin(status, [code for code in Status if code.failed])
+    return np.where(status == Status.NOT_COMPUTED, np.nan, failed)
+
+
+def _flags(name: str, values: npt.NDArray[Any]) -> Floats:
+    return is_failed(values) if name == "status" else is_unstable(as_float(values, is_count=True))
 
 
 def in_memory(ds: xr.Dataset, names: Sequence[str], groups: Groups, quantiles: Sequence[float]) -> Columns:
@@ -75,14 +84,12 @@ def in_memory(ds: xr.Dataset, names: Sequence[str], groups: Groups, quantiles: S
     kept = np.argsort(codes, kind="stable")[int((codes < 0).sum()) :]
     codes = codes[kept]
     parts = [_reduced(values[:, kept], codes, n, quantiles) for values in _batches(ds, names)]
-    sums: dict[str, Floats | None] = {"unstable": None, "known": None, "failed": None}
-    if "unstable_count" in ds:
-        unstable = is_unstable(as_float(ds["unstable_count"].to_numpy()[kept], is_count=True))
-        known = ~np.isnan(unstable)
-        sums["unstable"] = _sums(codes[known], unstable[known], n)
-        sums["known"] = _sums(codes[known], np.ones(int(known.sum())), n)
-    if "status" in ds:
-        sums["failed"] = _sums(codes, is_failed(ds["status"].to_numpy()[kept]), n)
+    sums: dict[str, Floats | None] = dict.fromkeys((*_SUMS["unstable_count"], *_SUMS["status"]))
+    for name in (name for name in _SUMS if name in ds):
+        flags = _flags(name, ds[name].to_numpy()[kept])
+        known = ~np.isnan(flags)
+        values = _sums(codes[known], flags[known], n), _sums(codes[known], np.ones(int(known.sum())), n)
+        sums |= dict(zip(_SUMS[name], values, strict=True))
     moments, exact = zip(*parts, strict=True) if parts else ((), ())
     return Columns(
         moments=np.concatenate([np.empty((len(MOMENTS), 0, n)), *moments], axis=1),
@@ -202,16 +209,12 @@ def one_pass(ds: xr.Dataset, names: Sequence[str], groups: Groups, quantiles: Se
     exact = np.full((table.shape[0] - n_flags, n, len(quantiles)), np.nan)
     if quantiles:
         exact = results.pop().item()
-    sums: dict[str, Floats | None] = {"unstable": None, "known": None, "failed": None}
+    sums: dict[str, Floats | None] = dict.fromkeys((*_SUMS["unstable_count"], *_SUMS["status"]))
     if n_flags:
         known, total = results[-2:]
-        present = [name for name in ("unstable_count", "status") if name in ds]
-        for row, name in enumerate(present):
-            if name == "status":
-                sums["failed"] = np.asarray(total[row], dtype=np.float64)
-            else:
-                sums["known"] = np.asarray(known[row], dtype=np.float64)
-                sums["unstable"] = np.asarray(total[row], dtype=np.float64)
+        for row, name in enumerate(name for name in _SUMS if name in ds):
+            values = (np.asarray(array[row], dtype=np.float64) for array in (total, known))
+            sums |= dict(zip(_SUMS[name], values, strict=True))
     moments = np.stack([np.asarray(result, dtype=np.float64) for result in results[: len(MOMENTS)]])
     low, high = moments[3][..., None], moments[4][..., None]
     return Columns(moments=moments, quantiles=np.clip(exact, low, high), **sums)
@@ -221,7 +224,7 @@ def _table(ds: xr.Dataset, names: Sequence[str]) -> tuple[Any, int]:
     """Return a Dask array ``(column, cell)`` of the flags and of all columns, and the number of flags."""
     import dask.array as da
 
-    flags = [name for name in ("unstable_count", "status") if name in ds]
+    flags = [name for name in _SUMS if name in ds]
     rows = next(
         (da.asarray(ds[name].data).chunks[0] for name in (*names, *flags) if ds[name].chunks is not None),
         ds.sizes["cell"],
@@ -251,8 +254,7 @@ def _stacked(*blocks: npt.NDArray[Any], flags: tuple[str, ...], counts: tuple[bo
     """Return the flags and columns of one block, ``(column, cell)``."""
     rows = []
     for name, block in zip(flags, blocks, strict=False):
-        failed = name == "status"
-        rows.append((is_failed(block) if failed else is_unstable(as_float(block, is_count=True)))[None])
+        rows.append(_flags(name, block)[None])
     for block, is_count in zip(blocks[len(flags) :], counts, strict=True):
         rows.append(as_float(block.reshape(len(block), -1).T, is_count=is_count))
     return np.concatenate(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from stabdask.atlas.cells import cell_state
-from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
+from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError, near_misses
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from stabdask.fields.base import Field
 
-__all__ = ["axis_columns", "cluster_models"]
+__all__ = ["axis_columns", "cluster_models", "warn_if_all_are_one"]
+
+_ALL = "all"
+_MOST_NAMED = 5
 
 
 def axis_columns(cells: xr.Dataset, field: Field) -> npt.NDArray[np.intp] | None:
@@ -99,8 +103,8 @@ def cluster_models(labels: Sequence[str], field: Field, missing_cluster: str) ->
         raise MissingKeyError(
             f"the field has no parameters (W_<cluster>) for {shown}; "
             f"{near_misses(unknown[0], field.clusters, noun='clusters of the field')}. Choose another cluster "
-            "key, or missing_cluster='skip' to leave those cells out, or e.g. missing_cluster='W_all' to use the "
-            "parameters of 'all'"
+            "key, or missing_cluster='skip' (--missing-cluster skip) to leave those cells out, or e.g. 'W_all' in its "
+            "place to use the parameters of 'all'"
         )
     if missing_cluster not in ("error", "skip"):
         fallback = missing_cluster.removeprefix("W_")
@@ -109,3 +113,29 @@ def cluster_models(labels: Sequence[str], field: Field, missing_cluster: str) ->
             hint = near_misses(missing_cluster, options, noun="choices")
             raise MissingKeyError(f"missing_cluster={missing_cluster!r} is not possible; {hint}")
     return tuple(fallback if model is None else model for model in models)
+
+
+def warn_if_all_are_one(cells: xr.Dataset, field: Field, *, stacklevel: int = 2) -> None:
+    """Warn where all cells have the parameters of ``"all"`` only because no column of clusters was named.
+
+    Parameters
+    ----------
+    cells
+        From `stabdask.open_cells`; of others nothing is known.
+    field
+        Its clusters other than ``"all"`` are named.
+    stacklevel
+        As for `warnings.warn`, from the caller on.
+    """
+    others = [label for label in field.clusters if label != _ALL]
+    if cells.attrs.get("cluster_key") != "" or not others or field.model_of(_ALL) != _ALL:
+        return
+    named = ", ".join(map(repr, others[:_MOST_NAMED]))
+    more = f" and {len(others) - _MOST_NAMED:,} more" if len(others) > _MOST_NAMED else ""
+    warnings.warn(
+        f"every cell gets the parameters of cluster {_ALL!r}, because no column of clusters was given, and the field "
+        f"has others: {named}{more}; to use those give the column of obs with them, as cluster_key= of open_cells "
+        "(--cluster-key)",
+        StabdaskWarning,
+        stacklevel=stacklevel + 1,
+    )

@@ -55,7 +55,7 @@ _TAKEN = frozenset(
         *("coordinates", "loading", "jacobian_mean", "jacobian_abs_mean", "switch_mean"),
         *("response_mean", "response_abs_mean"),
         *("axis_sensitivity_mean", "axis_jacobian_mean"),
-        *("statistic", "n_cells", "n_failed", "failed_fraction", "unstable_fraction"),
+        *("statistic", "n_cells", "n_computed", "n_failed", "failed_fraction", "unstable_fraction"),
     }
 )
 """Names that results, or tables made of them, use themselves."""

@@ -126,8 +126,7 @@ def open_cells(
         parts.append(part.blocks(rows, columns))
         _warn_if_scattered(part, rows)
     n_cells = sum(len(part.cells) for part in opened)
-    if len(opened) > 1:
-        _warn_if_repeated(np.concatenate([part.cells for part in opened]))
+    _warn_if_repeated(np.concatenate([part.cells for part in opened]), n_sources=len(opened))
     if n_cells == 0:
         raise InputError(f"{', '.join(part.name for part in opened)} has no cells")
     brought = read_annotations(items, opened, keys, arrays)
@@ -240,15 +239,16 @@ def _check_unique(names: npt.NDArray[np.str_], where: str) -> None:
         raise InputError(f"gene names repeat in {where} ({repeated}); {cure}")
 
 
-def _warn_if_repeated(names: npt.NDArray[Any]) -> None:
-    """Warn where sources that are read as one atlas share names of cells; within one, exports say so."""
+def _warn_if_repeated(names: npt.NDArray[Any], *, n_sources: int) -> None:
+    """Warn before the run where cells share names, by which exports match them."""
     import pandas as pd
 
     n_repeated = int(pd.Index(names).duplicated().sum())
     if n_repeated:
+        twice = ": is a source given twice?" if n_sources > 1 else "."
         warnings.warn(
-            f"{n_repeated:,} cells have names that other cells have too: is a source given twice? Results cannot be "
-            "matched to them by name; make obs_names unique, e.g. with a prefix for each sample",
+            f"{n_repeated:,} cells have names that other cells have too{twice} Results cannot be matched to them by "
+            "name; make obs_names unique, e.g. with a prefix for each sample",
             StabdaskWarning,
             stacklevel=3,
         )

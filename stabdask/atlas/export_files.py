@@ -23,7 +23,7 @@ import numpy as np
 from stabdask.atlas.exporters import Selection, match_cells, run_record, select_results, spread, spread_column
 from stabdask.atlas.matrix_blocks import opened_file
 from stabdask.atlas.sources import frame_index
-from stabdask.errors import InputError, OutputError, StabdaskError, StoreMismatchError, UsageError
+from stabdask.errors import OVERWRITE, InputError, OutputError, StabdaskError, StoreMismatchError, UsageError
 from stabdask.files import (
     existing_path,
     fsync_directory,
@@ -195,9 +195,11 @@ def _check_output(path: Path, target: Path, *, overwrite: bool) -> None:
     if not target.exists():
         return
     if target.samefile(path):
-        raise UsageError(f"{target} is the atlas itself; ask to write in place, or choose another path")
+        raise UsageError(
+            f"{target} is the atlas itself; ask to write in place (--in-place, output=None), or choose another path"
+        )
     if not overwrite:
-        raise StoreMismatchError(f"{target} exists; remove it, choose another path, or ask to overwrite")
+        raise StoreMismatchError(f"{target} exists; remove it, choose another path, or {OVERWRITE}")
     if path.is_dir() and path.resolve().is_relative_to(target.resolve()):
         raise UsageError(f"{target} holds the atlas; choose another path")
     try:
@@ -241,7 +243,7 @@ def _replaced(root: Any, chosen: Selection, path: Path, *, overwrite: bool) -> d
         if foreign and not overwrite:
             raise StoreMismatchError(
                 f"{path.name} has {foreign[0]!r} in {group} already, which no export noted in uns[{chosen.record!r}]; "
-                "choose another prefix, or ask to overwrite"
+                f"choose another prefix, or {OVERWRITE}"
             )
     n_columns = len(present["obs"] | new["obs"])
     if not path.is_dir() and n_columns > _MOST_COLUMNS_HDF5:

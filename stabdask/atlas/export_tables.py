@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stabdask.analysis.aggregate import PER_GROUP
 from stabdask.atlas.exporters import select_results
-from stabdask.errors import BackendUnavailableError, InputError, StoreMismatchError, UsageError
+from stabdask.errors import OVERWRITE, BackendUnavailableError, InputError, StoreMismatchError, UsageError
 from stabdask.files import new_file, require_folder
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["TABLE_SUFFIXES", "cell_table", "check_table_path", "summary_rows", "table_format", "write_table"]
-
-_SHARED = ("n_cells", "n_failed", "failed_fraction", "unstable_fraction")
-"""What a summary says of a group, whatever the quantity."""
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
@@ -102,8 +100,8 @@ def summary_rows(summary: xr.Dataset) -> pd.DataFrame:
     -------
     pandas.DataFrame
         The group (a column for each of its labels), ``quantity`` (elements as ``element_<effector>:<regulator>``),
-        ``units``, one column per statistic, and of the group ``n_cells``, ``n_failed``, ``failed_fraction`` and
-        ``unstable_fraction``.
+        ``units``, one column per statistic, and of the group ``n_cells``, ``n_computed``, ``n_failed``,
+        ``failed_fraction`` and ``unstable_fraction``.
     """
     import pandas as pd
 
@@ -111,7 +109,7 @@ def summary_rows(summary: xr.Dataset) -> pd.DataFrame:
     index = pd.MultiIndex.from_product([summary[name].to_numpy() for name in by], names=by)
     groups = index.to_frame(index=False)
     statistics = [str(name) for name in summary["statistic"].to_numpy()]
-    shared = [name for name in _SHARED if name in summary]
+    shared = [name for name in PER_GROUP if name in summary]
     for name in shared:
         groups[name] = summary[name].transpose(*by).to_numpy().reshape(-1)
     frames = []
@@ -176,7 +174,7 @@ def check_table_path(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise StoreMismatchError(f"{path} is a folder; choose another path")
     if path.exists() and not overwrite:
-        raise StoreMismatchError(f"{path} exists; remove it, choose another path, or ask to overwrite")
+        raise StoreMismatchError(f"{path} exists; remove it, choose another path, or {OVERWRITE}")
 
 
 def write_table(table: pd.DataFrame, path: str | Path, *, overwrite: bool = False) -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import xarray as xr
     from anndata import AnnData
 
+_MOST_REPEATED = 0.5
+"""Share of the cells up to which names may repeat: all others hold their places."""
+
 __all__ = ["Selection", "match_cells", "run_record", "select_results", "to_anndata"]
 
 
@@ -284,7 +287,8 @@ def match_cells(ds: xr.Dataset, names: npt.NDArray[Any]) -> npt.NDArray[np.intp]
     Raises
     ------
     InputError
-        If names repeat, unless the cells are the same in the same order.
+        If names repeat, unless all names are the same in the same order and most of them are of one cell only: names
+        that repeat say nothing of the order of the cells that share them.
     MissingKeyError
         If no cell has a result.
     """
@@ -292,12 +296,16 @@ def match_cells(ds: xr.Dataset, names: npt.NDArray[Any]) -> npt.NDArray[np.intp]
 
     known = pd.Index(ds["cell"].to_numpy().astype(str))
     wanted = pd.Index(np.asarray(names).astype(str))
-    if known.equals(wanted):
+    n_repeated = int(known.duplicated(keep=False).sum())
+    if known.equals(wanted) and n_repeated <= _MOST_REPEATED * len(known):
         return np.arange(len(wanted))
     if not (known.is_unique and wanted.is_unique):
+        repeated = (known if n_repeated else wanted).duplicated()
+        name = str((known if n_repeated else wanted)[repeated][0])
         raise InputError(
-            "cell names repeat and the cells are not the same in the same order, so they cannot be matched; make "
-            "obs_names unique before the run"
+            f"cell names repeat ({name!r}, say) and do not tell in which order cells are, so they cannot be matched; "
+            "make obs_names unique before the run (adata.obs_names_make_unique()), or take results in the order of the "
+            "run: ds['speed'].values, or a table (stabdask export STORE -o cells.csv)"
         )
     source: npt.NDArray[np.intp] = known.get_indexer(wanted)
     if not (source >= 0).any():

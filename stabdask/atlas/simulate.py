@@ -186,7 +186,9 @@ def _refuse_existing(*targets: Path) -> None:
         except OSError as error:
             raise OutputError(f"cannot look into {target.parent}: {error.strerror or error}") from error
         if exists:
-            raise StoreMismatchError(f"{target} exists; choose another folder, or ask to overwrite")
+            raise StoreMismatchError(
+                f"{target} exists; choose another folder, or ask to overwrite (overwrite=True)"
+            )
 
 
 def _blocks(sampler: CellSampler, layout: _Layout, seed: int) -> Iterator[tuple[slice, CellBlock]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stabdask.cli.parser import Parser
 from stabdask.errors import MissingKeyError, UsageError, near_misses
 from stabdask.files import location
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from stabdask.fields.base import Field
 
 __all__ = [
+    "BACKENDS_HELP",
     "add_field_arguments",
     "add_input_arguments",
     "add_job_arguments",
@@ -28,6 +31,12 @@ __all__ = [
     "parse_genes",
     "parse_names",
 ]
+
+
+BACKENDS_HELP = (
+    "auto (default), lanes, lapack or cuda; lanes:N or cuda:N leaves cores above order N to LAPACK"
+)
+"""What --backend takes where all eigenvalues are wanted."""
 
 
 def add_input_arguments(parser: argparse.ArgumentParser, *, recalled: bool = False) -> Any:
@@ -118,7 +127,7 @@ def add_missing_cluster_argument(group: Any) -> None:
     )
 
 
-def add_job_arguments(parser: argparse.ArgumentParser, *, recalled: bool = False) -> None:
+def add_job_arguments(parser: Parser, *, recalled: bool = False) -> None:
     """Add what says which cells, which field, and what to compute."""
     data = add_input_arguments(parser, recalled=recalled)
     add_missing_cluster_argument(data)
@@ -172,10 +181,18 @@ def add_job_arguments(parser: argparse.ArgumentParser, *, recalled: bool = False
         "--quantities",
         default=None,
         metavar="NAME,...",
-        help="what to keep beside eigenvalues (default); e.g. default,reactivity,drivers",
+        help="what to keep beside eigenvalues (default); e.g. default,reactivity,drivers; all names are listed below",
     )
-    what.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="of the eigensolver")
-    what.add_argument("--backend", default="auto", help="eigensolver backend (auto)")
+    parser.listing = _quantities_listing
+    what.add_argument(
+        "--dtype", choices=("float64", "float32"), default="float64", help="of the eigensolver (float64)"
+    )
+    what.add_argument(
+        "--backend",
+        default="auto",
+        metavar="NAME",
+        help=f"eigensolver: {BACKENDS_HELP}; for leading modes of large cores also krylov, krylov:cuda",
+    )
     what.add_argument(
         "--tolerance",
         type=float,
@@ -200,6 +217,28 @@ def add_job_arguments(parser: argparse.ArgumentParser, *, recalled: bool = False
     )
     how.add_argument("--memory", help="budget for all processes together, e.g. 4GB")
     how.add_argument("--partition-cells", type=int, help="cells in a partition (chosen by size)")
+
+
+def _quantities_listing() -> str:
+    """Return the names that --quantities takes, from the registry."""
+    from stabdask.runs.options import GROUPS
+    from stabdask.schema import BLOCK_QUANTITIES, MODE_QUANTITIES, QUANTITIES
+
+    special = {
+        "between genes (--effectors, --regulators)": tuple(BLOCK_QUANTITIES),
+        "of leading modes": tuple(MODE_QUANTITIES),
+    }
+    known = {name for names in (GROUPS["default"], *special.values()) for name in names}
+    kinds = {
+        **{f"{group} (a group)": names for group, names in GROUPS.items()},
+        "of every cell, on request": tuple(name for name in QUANTITIES if name not in known),
+        **special,
+    }
+    rows = (
+        textwrap.fill(f"{kind}: {', '.join(names)}", 80, initial_indent="  ", subsequent_indent="    ")
+        for kind, names in kinds.items()
+    )
+    return "\n".join(("names of --quantities, comma between:", *rows))
 
 
 def job_inputs(options: argparse.Namespace) -> tuple[xr.Dataset, Field]:

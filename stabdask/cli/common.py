@@ -37,7 +37,7 @@ _WIDTH = 100
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print figures as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="print numbers as JSON on stdout")
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +156,8 @@ def group_rows(summary: xr.Dataset, *, unseen: bool = False) -> list[tuple[tuple
 def summary_table(summary: xr.Dataset) -> str:
     """Return the per-group table people want first; speed stands beside stability.
 
-    Most cells are no fixed points, and far from one eigenvalues say little.
+    Most cells are no fixed points, and far from one eigenvalues say little. Where some are still to be computed, it
+    says how many are.
     """
     columns = [
         ("abscissa", "spectral_abscissa", "mean"),
@@ -176,14 +177,17 @@ def summary_table(summary: xr.Dataset) -> str:
         if name in summary.data_vars
     ]
     dims = [str(dim) for dim in summary["n_cells"].dims]
-    counts, failed = summary["n_cells"].to_numpy(), summary["n_failed"].to_numpy()
+    numbers = {"cells": summary["n_cells"].to_numpy(), "failed": summary["n_failed"].to_numpy()}
+    computed = summary["n_computed"].to_numpy()
+    if (computed < numbers["cells"]).any():
+        numbers = {"cells": numbers["cells"], "computed": computed, "failed": numbers["failed"]}
     rows = []
     for place, labels in group_rows(summary):
         figures = [
             _percent(values[place]) if head == "in cells" else figure(values[place]) for head, values in shown
         ]
-        rows.append([*labels, f"{counts[place]:,}", f"{failed[place]:,}", *figures])
-    header = [*dims, "cells", "failed", *(head for head, _ in shown)]
+        rows.append([*labels, *(f"{values[place]:,}" for values in numbers.values()), *figures])
+    header = [*dims, *numbers, *(head for head, _ in shown)]
     return fit_table(
         header, rows, n_left=len(dims), spare=("rotation", "trace", "frequency", "max", "+-")
     ) + unseen_groups(summary)

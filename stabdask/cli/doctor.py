@@ -38,7 +38,12 @@ _TYPICAL_CORE = 100
 
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
-    doctor = commands.add_parser("doctor", help="check this machine: versions, backends, scratch space")
+    doctor = commands.add_parser(
+        "doctor",
+        help="check this machine: versions, backends, scratch space",
+        description="Say what this machine has: versions of packages, eigensolver backends, GPUs, whether a folder is "
+        "fit to write to, and how to install what is missing.",
+    )
     doctor.add_argument("--scratch", type=Path, default=Path(), help="folder to check for writing (here)")
     add_json(doctor)
     doctor.set_defaults(execute=_doctor)

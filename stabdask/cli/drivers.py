@@ -42,11 +42,11 @@ def _drivers(options: argparse.Namespace) -> int:
     from stabdask.runs.results import open_results
 
     ds = open_results(options.store)
+    labels = options.cluster or [str(label) for label in ds["cluster"].to_numpy()]
     # Means of clusters are small; all are looked at.
     ds = ds[
         [name for name in ds.data_vars if "cell" not in ds[name].dims or name == "cluster_code"]
     ].compute()
-    labels = options.cluster or [str(label) for label in ds["cluster"].to_numpy()]
     tables = {
         label: (
             driver_genes(ds, label, mode=options.mode, top=options.top),

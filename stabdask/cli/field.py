@@ -10,7 +10,7 @@ import numpy as np
 
 from stabdask.cli.arguments import add_field_arguments, chosen_field
 from stabdask.cli.common import add_json, format_table, print_json
-from stabdask.errors import StoreMismatchError
+from stabdask.errors import OVERWRITE, StoreMismatchError
 from stabdask.files import location, place_of
 
 if TYPE_CHECKING:
@@ -134,9 +134,7 @@ def _convert(options: argparse.Namespace) -> int:
     field = chosen_field(options)
     facts = _facts(options.field, field)
     if place_of(options.output).exists() and not options.overwrite:
-        raise StoreMismatchError(
-            f"{options.output} exists; remove it, choose another path, or give --overwrite"
-        )
+        raise StoreMismatchError(f"{options.output} exists; remove it, choose another path, or {OVERWRITE}")
     if not options.dry_run:
         field.save(options.output, overwrite=options.overwrite)
     facts = {**facts, "output": str(options.output), "written": not options.dry_run}

@@ -14,13 +14,21 @@ __all__ = ["add_commands"]
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    status = commands.add_parser("status", help="how far a run is")
+    status = commands.add_parser(
+        "status",
+        help="how far a run is",
+        description="Say how many partitions and cells of a store are finished, and what became of the cells; also "
+        "while the run goes on, from any process.",
+    )
     add_store(status)
     add_json(status)
     status.set_defaults(execute=_status)
 
     verify = commands.add_parser(
-        "verify", help="check a store: checksums, and a sample against dense Jacobians"
+        "verify",
+        help="check a store: checksums, and a sample against dense Jacobians",
+        description="Read a store again, compare it with the checksums of its receipts, and compare the spectra of "
+        "some cells with those of their dense Jacobians (the oracle); exit code 5 where anything is wrong.",
     )
     add_store(verify)
     verify.add_argument(

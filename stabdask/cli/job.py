@@ -31,7 +31,12 @@ EXIT_CELLS_FAILED = 4
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    plan = commands.add_parser("plan", help="what a run would take, without starting it")
+    plan = commands.add_parser(
+        "plan",
+        help="what a run would take, without starting it",
+        description="Check everything as a run would, and print the memory, time, files and partitions that it would "
+        "take; nothing is written.",
+    )
     add_job_arguments(plan)
     add_json(plan)
     plan.set_defaults(execute=_plan)

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from stabdask.cli.arguments import (
+    BACKENDS_HELP,
     add_input_arguments,
     add_missing_cluster_argument,
     open_inputs,
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["add_commands"]
+
+_LEGEND = """\
+shift, median: mean and median change of the spectral abscissa (1/time), below 0 where cells get more stable;
+predicted: the mean to first order. stabilized: cells that had unstable modes and lose all; destabilized: cells
+that had none and get some. unstable: mean change of the number of unstable modes. cells: how many these are of.
+"""
 
 
 def add_commands(commands: Any) -> None:
@@ -59,7 +66,7 @@ def add_commands(commands: Any) -> None:
     what.add_argument(
         "--tolerance", type=float, default=0.0, help="real parts above this count as unstable (0)"
     )
-    what.add_argument("--backend", default="auto", help="eigensolver backend (auto)")
+    what.add_argument("--backend", default="auto", metavar="NAME", help=f"eigensolver: {BACKENDS_HELP}")
     what.add_argument("--memory", metavar="SIZE", help="what results may take, e.g. 4GB (what is available)")
     add_workers_argument(what)
     parser.add_argument(
@@ -131,7 +138,11 @@ def _text(ds: xr.Dataset, table: pd.DataFrame, ends: pd.DataFrame) -> str:
     ]
     header = ["cluster", "knockout", "shift", "median", "predicted", "stabilized", "destabilized"]
     header += ["unstable", "cells"]
-    lines = [fit_table(header, rows, n_left=2, spare=("median", "unstable", "cells")), ""] if rows else []
+    lines = (
+        [fit_table(header, rows, n_left=2, spare=("median", "unstable", "cells")), "", _LEGEND]
+        if rows
+        else []
+    )
     n_still = int((table["mean_shift"] == 0).sum())
     n_failed = table.attrs["n_failed"]
     lines.append(f"{ds.sizes['knockout']:,} knockouts in {ds.sizes['cell'] - n_failed:,} cells")

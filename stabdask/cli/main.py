@@ -12,10 +12,11 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import stabdask
 from stabdask.cli.interrupts import EXIT_INTERRUPTED, Interrupts, interruptible, leave
+from stabdask.cli.parser import Parser
 from stabdask.errors import StabdaskError, StabdaskWarning
 
 __all__ = ["build_parser", "main"]
@@ -23,15 +24,7 @@ __all__ = ["build_parser", "main"]
 _RESUMABLE = ("run", "demo")
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors look like the program's other errors."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(2, f"stabdask: error: {message}; see '{self.prog} --help'\n")
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the whole command line."""
     from stabdask.cli import (
         demo,
@@ -49,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         summary,
     )
 
-    parser = _Parser(
+    parser = Parser(
         prog="stabdask",
         description="Local stability of every cell of an atlas: Jacobian spectra of gene-regulatory velocity "
         "fields, out of core and distributed.",
@@ -57,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stabdask {stabdask.__version__}")
     commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=_Parser, title="commands"
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser, title="commands"
     )
     for module in (
         demo,
@@ -82,12 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", StabdaskWarning)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _Warnings().show
     try:
         options = build_parser().parse_args(arguments)
         options.is_program = arguments is None  # and not called by another program
     except SystemExit as stop:
         return int(stop.code or 0)
+    except StabdaskError as error:  # of modules of others, whose quantities the help lists
+        print(f"stabdask: error: {error}", file=sys.stderr)
+        return error.exit_code
     if options.is_program:
         # Importing makes many objects and no garbage to speak of.
         gc.set_threshold(50_000)
@@ -120,8 +116,17 @@ def _execute(options: argparse.Namespace, interrupts: Interrupts) -> int:
         return 0
 
 
-def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
-    print(f"stabdask: warning: {message}", file=sys.stderr)
+class _Warnings:
+    """Prints warnings of a command, each once though steps of it find the same."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def show(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Print one, as `warnings.showwarning` does."""
+        if str(message) not in self._shown:
+            self._shown.add(str(message))
+            print(f"stabdask: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-_PER_GROUP = ("n_cells", "n_failed", "failed_fraction", "unstable_fraction")
-
 
 def add_commands(commands: Any) -> None:
     """Add the command to the parser."""
-    summary = commands.add_parser("summary", help="statistics of a store per cluster, or by other labels")
+    summary = commands.add_parser(
+        "summary",
+        help="statistics of a store per cluster, or by other labels",
+        description="Print a table of the stability and the speed of cells by cluster or another label: means of the "
+        "largest real part of the eigenvalues (abscissa), of the number of unstable modes, and more.",
+    )
     add_store(summary)
     summary.add_argument(
         "--by",
@@ -72,7 +75,7 @@ def _summary(options: argparse.Namespace) -> int:
 
 
 def _print_summary(ds: xr.Dataset, options: argparse.Namespace) -> None:
-    from stabdask.analysis.aggregate import summarize
+    from stabdask.analysis.aggregate import PER_GROUP, summarize
 
     quantity = options.quantity
     result = summarize(ds, by=group_labels(ds, options.by))
@@ -86,7 +89,7 @@ def _print_summary(ds: xr.Dataset, options: argparse.Namespace) -> None:
         print(f"stabdask: quantiles are approximate: {'; '.join(sorted(methods))}", file=sys.stderr)
     if options.json:
         kept = known if quantity is None else [quantity]
-        print_json(_nested(result[[*kept, *(name for name in _PER_GROUP if name in result.data_vars)]]))
+        print_json(_nested(result[[*kept, *(name for name in PER_GROUP if name in result.data_vars)]]))
     elif quantity is not None:
         print(_one_quantity(result, quantity))
     else:
@@ -95,16 +98,18 @@ def _print_summary(ds: xr.Dataset, options: argparse.Namespace) -> None:
 
 def _nested(result: xr.Dataset) -> dict[str, Any]:
     """Return label (-> other label) -> quantity -> statistic -> value (elements by pair before that)."""
+    from stabdask.analysis.aggregate import PER_GROUP
+
     statistics = [str(name) for name in result["statistic"].to_numpy()]
     arrays = {str(name): result[name].to_numpy() for name in result.data_vars}
-    methods = {str(result[name].attrs["quantile_method"]) for name in arrays if name not in _PER_GROUP}
+    methods = {str(result[name].attrs["quantile_method"]) for name in arrays if name not in PER_GROUP}
     pairs = [str(pair) for pair in result["pair"].to_numpy()] if "pair" in result.dims else []
     dims = result["n_cells"].dims
     out: dict[str, Any] = {}
     for place, labels in group_rows(result, unseen=True):
-        entry: dict[str, Any] = {name: arrays[name][place] for name in _PER_GROUP if name in arrays}
+        entry: dict[str, Any] = {name: arrays[name][place] for name in PER_GROUP if name in arrays}
         entry["quantile_method"] = "; ".join(sorted(methods))
-        for name in (name for name in arrays if name not in _PER_GROUP):
+        for name in (name for name in arrays if name not in PER_GROUP):
             values = arrays[name][place]
             if "pair" in result[name].dims:
                 entry[name] = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stabdask.errors import UsageError, near_misses
+from stabdask.sizes import bytes_hint
 
 __all__ = ["KINDS", "ClusterRequest", "cluster_request", "parse_walltime"]
 
@@ -74,6 +75,8 @@ def _size(name: str, value: Any) -> int:
         raise UsageError(f"{name}={value!r} is no size; expected e.g. '4GB'") from error
     if size <= 0:
         raise UsageError(f"{name}={value!r} is not positive; expected e.g. '4GB'")
+    if hint := bytes_hint(value):
+        raise UsageError(f"{name}={value!r} is too small for a worker{hint}")
     return size
 
 

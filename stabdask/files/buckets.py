@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stabdask.errors import InputError, MissingFileError, StabdaskError, StoreMismatchError, near_misses
+from stabdask.errors import (
+    OVERWRITE,
+    InputError,
+    MissingFileError,
+    StabdaskError,
+    StoreMismatchError,
+    near_misses,
+)
 from stabdask.files.bucket_client import PART_BYTES, client, is_absent, obstore_module, translated
 from stabdask.files.places import Place
 
@@ -242,7 +249,7 @@ class BucketPlace(Place):
 
     def _refuse_existing(self, overwrite: bool) -> None:
         if not overwrite and self.exists():
-            raise StoreMismatchError(f"{self} exists; remove it, choose another path, or ask to overwrite")
+            raise StoreMismatchError(f"{self} exists; remove it, choose another path, or {OVERWRITE}")
 
     def _upload(self, folder: Path) -> None:
         files = {

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stabdask.errors import MissingFileError, OutputError, StabdaskError, StoreMismatchError
+from stabdask.errors import OVERWRITE, MissingFileError, OutputError, StabdaskError, StoreMismatchError
 
 __all__ = [
     "cannot_write",
@@ -157,7 +157,7 @@ def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         If the folder cannot be written.
     """
     if path.exists() and not overwrite:
-        raise StoreMismatchError(f"{path} exists; remove it, choose another path, or ask to overwrite")
+        raise StoreMismatchError(f"{path} exists; remove it, choose another path, or {OVERWRITE}")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     held = None
     try:

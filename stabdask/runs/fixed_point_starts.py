@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.atlas.alignment import axis_columns
+from stabdask.atlas.alignment import axis_columns, warn_if_all_are_one
 from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
 from stabdask.errors import InputError, MissingKeyError, UsageError, near_misses
 from stabdask.fields.base import Field
@@ -77,6 +77,8 @@ def gather_starts(
     if not n_starts and not len(given):
         raise UsageError("n_starts=0 and no starts; expected at least one cell or state to start from")
     members = _members(field, cells, cluster)
+    if cluster is None:
+        warn_if_all_are_one(cells, field, stacklevel=3)
     state = cell_state(cells)
     columns = axis_columns(cells, field)
     drawn = {

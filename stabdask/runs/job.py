@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from stabdask.atlas.alignment import axis_columns, cluster_models
+from stabdask.atlas.alignment import axis_columns, cluster_models, warn_if_all_are_one
 from stabdask.atlas.annotations import Annotation, annotations_of
 from stabdask.atlas.cells import cell_names, cell_state, cluster_codes
 from stabdask.checks import refuse_persisted
@@ -22,6 +22,7 @@ from stabdask.fields.base import Field
 from stabdask.row_blocks import RowGraph
 from stabdask.runs.annotations import annotations_identity
 from stabdask.runs.block import NO_LABEL, SKIPPED
+from stabdask.runs.differences import FILE_FACTS
 from stabdask.runs.options import Options, make_options
 from stabdask.runs.preflight import Preflight, preflight
 from stabdask.runs.sizing import block_and_partition
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "FILE_FACTS",
     "Job",
     "RunSpec",
     "cells_identity",
@@ -40,11 +40,7 @@ __all__ = [
     "names_hash",
     "prepare",
     "spec_fingerprint",
-    "touch_hint",
 ]
-
-FILE_FACTS = ("bytes", "modified_ns")
-"""Facts on files that stand in for content that is not hashed."""
 
 
 def spec_fingerprint(values: dict[str, Any]) -> str:
@@ -128,16 +124,6 @@ class RunSpec:
         Colors of labels are left out: they are those known when a store was made, and plotting an atlas adds them.
         """
         return spec_fingerprint(self.to_dict())
-
-    def differences(self, other: RunSpec) -> list[str]:
-        """Return sentences on what differs from `other`, for the message that refuses to mix two runs."""
-        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
-        return [
-            _difference(key, mine.get(key), theirs.get(key))
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key)
-            and not (key.startswith("cells.sources[") and key.endswith(".path"))
-        ]
 
 
 @dataclass(frozen=True)
@@ -230,6 +216,11 @@ def prepare(
     ------
     StabdaskError
         If anything about the input makes the run impossible; nothing has been written then.
+
+    Warns
+    -----
+    StabdaskWarning
+        If the cells were opened without clusters, and the field has others beside ``"all"``.
     """
     import dask.array as da
 
@@ -244,6 +235,7 @@ def prepare(
     columns = axis_columns(cells, field)
     codes, labels = cluster_codes(cells)
     models = cluster_models(labels, field, missing_cluster)
+    warn_if_all_are_one(cells, field, stacklevel=3)
     numbers = [SKIPPED if model is None else field.cluster_number(model) for model in models]
     lookup = np.asarray([*numbers, NO_LABEL], dtype=np.int32)
     model_codes = lookup[codes]
@@ -332,47 +324,3 @@ def _identifying(source: dict[str, Any], all_read: bool) -> dict[str, Any]:
 
 def _placeless(source: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in source.items() if key != "path"}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            out |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for number, item in enumerate(value):
-                out |= _flat(item, f"{prefix}{key}[{number}].")
-        else:
-            out[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return out
-
-
-def _difference(key: str, there: Any, here: Any) -> str:
-    """Return what differs in one value; of long lists only what the other lacks."""
-    if isinstance(there, list) and isinstance(here, list):
-        extra, lacking = ([item for item in a if item not in b] for a, b in ((here, there), (there, here)))
-        parts = [f"{what} {_short(items)}" for what, items in (("has", extra), ("lacks", lacking)) if items]
-        if parts:
-            return f"{key} here {' and '.join(parts)}"
-    return f"{key} is {_short(there)} there and {_short(here)} here"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def touch_hint(there: RunSpec, here: RunSpec) -> str:
-    """Return how to go on with files that differ in nothing but their time: of a large atlas not all is compared."""
-    if not all(".modified_ns is " in line for line in there.differences(here)):
-        return ""
-    pairs = zip(there.cells["sources"], here.cells["sources"], strict=True)
-    lines = [
-        f"touch -d @{old['modified_ns'] // 10**9}.{old['modified_ns'] % 10**9:09d} '{new['path']}'"
-        for old, new in pairs
-        if old.get("modified_ns") != new.get("modified_ns")
-    ]
-    return (
-        ". Of an atlas of this size only a sample is compared, so that the time of the file counts; if it is the same "
-        f"file, copied or touched, give its time back: {'; '.join(lines)}"
-    )

@@ -16,7 +16,7 @@ from stabdask.fields.base import Field, Index
 from stabdask.runs.job import prepare
 from stabdask.runs.knockout_results import cell_bytes, label_knockouts
 from stabdask.runs.knockout_tasks import compute_knockouts
-from stabdask.sizes import format_bytes, parse_memory
+from stabdask.sizes import bytes_hint, format_bytes, parse_memory
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -204,7 +204,8 @@ def _check_memory(n_cells: int, n_knockouts: int, memory: int | str | None) -> N
     )
     raise MemoryBudgetError(
         f"the results of {n_knockouts:,} knockouts in {n_cells:,} cells take {format_bytes(n_cells * each)} of memory, "
-        f"and {format_bytes(allowed)} {there}; {cure}, or allow more with memory= (screen= spares time, no memory)"
+        f"and {format_bytes(allowed)} {there}{bytes_hint(memory)}; {cure}, or allow more with memory= (screen= spares "
+        "time, no memory)"
     )
 
 

@@ -24,7 +24,7 @@ from stabdask.schema import (
     VARIABLES,
 )
 
-__all__ = ["TOP_EDGES", "Options", "Spectrum", "make_options"]
+__all__ = ["GROUPS", "TOP_EDGES", "Options", "Spectrum", "default_modes", "make_options"]
 
 Spectrum = Literal["full", "leading", "none"]
 
@@ -37,7 +37,7 @@ _DRIVEN_MODES = 3
 _RESIDUAL_TOLERANCE = 1e-6
 _KRYLOV, _KRYLOV_ON_GPU = "krylov", "krylov:cuda"
 _AUTO_ON_GPU = "auto:cuda"
-_GROUPS: dict[str, tuple[str, ...]] = {
+GROUPS: dict[str, tuple[str, ...]] = {
     "default": DEFAULT_QUANTITIES,
     "drivers": ("participation_mean", "sensitivity_mean"),
     "divergence": ("trace",),
@@ -240,7 +240,7 @@ def make_options(
     complete = spectrum != "none" and solver not in (_KRYLOV, _KRYLOV_ON_GPU)
     return Options(
         spectrum=spectrum,  # type: ignore[arg-type]
-        modes=_default_modes(spectrum, vectors, solved) if modes is None else int(modes),
+        modes=default_modes(spectrum, vectors, solved) if modes is None else int(modes),
         vectors=vectors,  # type: ignore[arg-type]
         elements=_pairs(field, elements),
         quantities=_quantities(field, quantities, spectrum, solved, complete=complete, between=between),
@@ -271,7 +271,8 @@ def _backend(field: Field, backend: str, spectrum: str, vectors: str, precision:
     return resolve_backend(backend, field.largest_core, dtype=precision, vectors=vectors)  # type: ignore[arg-type]
 
 
-def _default_modes(spectrum: str, vectors: str, solved: str) -> int:
+def default_modes(spectrum: str, vectors: str, solved: str) -> int:
+    """Return how many modes there are where none are asked for; `solved`: which vectors of cores are computed."""
     only_driven = vectors == "none" and solved != "none" and spectrum == "full"
     return _DRIVEN_MODES if only_driven else _DEFAULT_MODES
 
@@ -324,14 +325,14 @@ def _check_names(asked: Sequence[str] | None) -> None:
     if isinstance(asked, str):
         raise UsageError(f"quantities={asked!r}; expected a sequence of names, e.g. [{asked!r}]")
     for name in asked or ():
-        if name not in QUANTITIES and name not in _GROUPS:
-            hint = near_misses(str(name), [*QUANTITIES, *_GROUPS], noun="quantities")
+        if name not in QUANTITIES and name not in GROUPS:
+            hint = near_misses(str(name), [*QUANTITIES, *GROUPS], noun="quantities")
             raise MissingKeyError(f"unknown quantity {name!r}; {hint}")
 
 
 def _solved_vectors(asked: Sequence[str] | None, vectors: str) -> str:
     """Return which vectors of cores have to be computed for what is asked for."""
-    names = {quantity for name in asked or () for quantity in _GROUPS.get(name, (name,))}
+    names = {quantity for name in asked or () for quantity in GROUPS.get(name, (name,))}
     return "both" if names & MODE_QUANTITIES.keys() else vectors
 
 
@@ -350,7 +351,7 @@ def _quantities(
     """
     wanted: set[str] = set()
     for name in ("default",) if asked is None else asked:
-        members = _GROUPS.get(name, (name,))
+        members = GROUPS.get(name, (name,))
         missing = [_lacks(field, member, spectrum, solved, complete, all(between)) for member in members]
         if all(missing):
             raise UsageError(f"quantity {name!r} {missing[0]}")

@@ -17,7 +17,7 @@ from stabdask.runs.estimates import rehearse
 from stabdask.runs.job import Job, prepare
 from stabdask.runs.sizing import block_bytes, output_bytes, sums_bytes, task_bytes
 from stabdask.runs.store import count_files
-from stabdask.sizes import format_bytes, parse_memory
+from stabdask.sizes import bytes_hint, format_bytes, parse_memory
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -226,7 +226,7 @@ def plan_job(
             least = client + least_workers * per_worker
             fewer = f", or {format_bytes(client + per_worker)} with one worker" if least_workers > 1 else ""
             raise MemoryBudgetError(
-                f"a memory budget of {format_bytes(budget)} is too small; the least that works is "
+                f"a memory budget of {format_bytes(budget)} is too small{bytes_hint(memory)}; the least that works is "
                 f"{format_bytes(least)} for {least_workers} worker(s){fewer} (client and scheduler "
                 f"{format_bytes(client)}, each worker {format_bytes(per_worker)})"
             )

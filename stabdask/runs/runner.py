@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from stabdask.errors import OutputError, RunFailedError, StabdaskError, StoreMismatchError, UsageError
 from stabdask.files import Place, place_of, sweep_beside
 from stabdask.runs.announce import announced
+from stabdask.runs.differences import differences, touch_hint
 from stabdask.runs.executors import open_executor
 from stabdask.runs.handle import RunHandle
-from stabdask.runs.job import Job, prepare, touch_hint
+from stabdask.runs.job import Job, prepare
 from stabdask.runs.losses import failure_hint
 from stabdask.runs.partition import PartitionTask, make_task
 from stabdask.runs.plan import gpu_request, plan_job
@@ -23,7 +24,7 @@ from stabdask.runs.repair import backend_of_receipts, check_field, on_disk, repa
 from stabdask.runs.run_report import RunReport, make_report
 from stabdask.runs.shares import Partitions, chosen_partitions
 from stabdask.runs.sizing import block_bytes
-from stabdask.runs.store import create_store, read_spec
+from stabdask.runs.store import create_store, read_request, read_spec
 from stabdask.runs.watch import Watch
 from stabdask.sizes import format_bytes
 
@@ -257,7 +258,7 @@ def finished_partitions(
     if not path.exists():
         path.check_writable()
         return None
-    _match(path, job)
+    _match(path, job, command_line=True)
     return len(read_receipts(path, job.spec.fingerprint))
 
 
@@ -291,7 +292,7 @@ def make_or_match(
         create_store(path, job, request)
     elif repair:
         rewritten = repair_attributes(on_disk(path), job, request, lock=lock)
-    _match(path, job)
+    _match(path, job, command_line=request is not None)
     if repair and mend_receipt_folder(on_disk(path)):
         rewritten["receipts"] = "its description is not that of the run"
     return rewritten
@@ -310,15 +311,16 @@ def _refuse_without_room(path: Place, job: Job) -> None:
         )
 
 
-def _match(path: Place, job: Job) -> None:
+def _match(path: Place, job: Job, *, command_line: bool) -> None:
     """Refuse a store that belongs to another run."""
     there = read_spec(path)
     if there.fingerprint != job.spec.fingerprint:
-        shown = there.differences(job.spec)
+        shown = differences(there, job.spec, command_line=command_line)
         more = f"; and {len(shown) - 6} more" if len(shown) > 6 else ""
+        again = "" if read_request(path) is None else f": 'stabdask run --store {path}'"
         raise StoreMismatchError(
             f"{path} belongs to another run: {'; '.join(shown[:6])}{more}. Nothing was changed: choose another "
-            f"store, or repeat the run it belongs to{touch_hint(there, job.spec)}"
+            f"store, or repeat the run it belongs to{again}{touch_hint(there, job.spec)}"
         )
 
 

@@ -204,7 +204,7 @@ def test_every_scalar_of_real_results_is_summarized(monkeypatch: pytest.MonkeyPa
     scalars = set(SCALARS) - {"torsion", "response_condition"}
     assert set(table.data_vars) == {
         *(*scalars, "element"),
-        *("n_cells", "n_failed", "failed_fraction", "unstable_fraction"),
+        *("n_cells", "n_computed", "n_failed", "failed_fraction", "unstable_fraction"),
     }
     for name in scalars:
         values = ds[name].values.astype(float)

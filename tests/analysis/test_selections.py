@@ -82,7 +82,7 @@ def test_a_dry_run_looks_at_the_store(
     assert json.loads(said.out)["n_partitions"] == 3
     assert "has 3 of these partitions already" in said.err
     assert main([*command, "--dry-run", "--quantities", "default,reactivity"]) == 5
-    assert "options.quantities here has ['reactivity']" in capsys.readouterr().err
+    assert "--quantities: 'reactivity' here alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("lifted", [True, False])

@@ -177,7 +177,7 @@ def test_any_chunks_give_the_same_statistics(data: st.DataObject) -> None:
         spread = np.nanmax(np.abs(ds[name].values), initial=0.0)
         assert (np.isnan(exact) == np.isnan(near)).all()
         assert (np.abs(exact - near)[~np.isnan(exact)] <= ERROR * spread).all()
-    for name in ("n_cells", "n_failed", "unstable_fraction", "failed_fraction"):
+    for name in ("n_cells", "n_computed", "n_failed", "unstable_fraction", "failed_fraction"):
         np.testing.assert_array_equal(whole[name].values, streamed[name].values)
 
 
@@ -198,7 +198,7 @@ def test_lazy_results_are_computed_once_and_vectors_are_left_alone(
     assert computed == [8, 8, 8]
     assert scalars <= set(table.data_vars)
     reference = sd.summarize(ds.compute(), by=["cluster", "batch"])
-    for name in ("n_cells", "n_failed", "failed_fraction", "unstable_fraction"):
+    for name in ("n_cells", "n_computed", "n_failed", "failed_fraction", "unstable_fraction"):
         np.testing.assert_array_equal(table[name].values, reference[name].values)
     for name in (*scalars, "element"):
         scale = np.nanmax(np.abs(reference[name].values), initial=0.0)

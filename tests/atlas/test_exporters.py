@@ -14,7 +14,7 @@ import xarray as xr
 from random_atlas import RandomAtlas, count_blocks, random_atlas
 
 import stabdask as sd
-from stabdask.errors import InputError, MissingKeyError
+from stabdask.errors import InputError, MissingKeyError, StabdaskWarning
 from stabdask.kernels.eig import BACKENDS
 from stabdask.schema import SCALARS, VARIABLES
 
@@ -202,18 +202,39 @@ def test_views_and_backed_objects_take_results(ds: xr.Dataset, atlas: RandomAtla
 
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
 def test_repeated_names_are_matched_only_where_the_cells_are_the_same(atlas: RandomAtlas) -> None:
-    names = [f"c{i // 2}" for i in range(20)]
+    names = ["c0", "c0", "c0", *(f"c{i}" for i in range(3, 20))]
     source = atlas.adata()
     source.obs_names = names
-    ds = sd.stability(sd.open_cells(source, cluster_key="kind"), atlas.field).compute()
+    with pytest.warns(
+        StabdaskWarning, match=r"^2 cells have names that other cells have too\. Results cannot be"
+    ):
+        ds = sd.stability(sd.open_cells(source, cluster_key="kind"), atlas.field).compute()
     adata = sd.to_anndata(ds, blank(names))
     np.testing.assert_array_equal(adata.obs["stability_speed"], ds["speed"].values)
-    for other in (names[::-1], names[:-1], ["c0", "c1"], [*names, "new"]):
-        with pytest.raises(InputError, match=r"cell names repeat .* make obs_names unique before the run"):
+    for other in (names[::-1], names[:-1], ["c0", "c3"], [*names, "new"]):
+        with pytest.raises(InputError, match=r"repeat \('c0', say\) .* make obs_names unique before the run"):
             sd.to_anndata(ds, blank(other))
     unique = sd.stability(atlas.cells(), atlas.field)
     with pytest.raises(InputError, match="cell names repeat"):
         sd.to_anndata(unique, blank(["cell0", "cell0", "cell1"]))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("names", [["x"] * 20, [f"c{i % 10}" for i in range(20)]])
+def test_names_that_do_not_tell_the_order_are_refused(atlas: RandomAtlas, names: list[str]) -> None:
+    """As of two samples: their names stay the same, in the same order, though samples change places."""
+    source = atlas.adata()
+    source.obs_names = names
+    ds = sd.stability(sd.open_cells(source, cluster_key="kind"), atlas.field).compute()
+    swapped = source[np.roll(np.arange(20), 10)].copy()
+    assert swapped.obs_names.tolist() == names
+    assert not np.array_equal(swapped.X, source.X)
+    for adata in (swapped, source):
+        with pytest.raises(
+            InputError, match=r"do not tell in which order .* take results in the order of the run"
+        ):
+            sd.to_anndata(ds, adata)
+        assert list(adata.obs) == ["kind"]
 
 
 def test_cells_that_are_all_unknown_are_refused(ds: xr.Dataset) -> None:

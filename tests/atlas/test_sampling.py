@@ -837,7 +837,9 @@ def test_run_computes_a_sample(small: Small, method: str, capsys: pytest.Capture
     # The same line resumes; another sample is another run.
     assert main(arguments) == 0
     assert main([*arguments[:-1], "5"]) == 5
-    assert "annotations.atlas_position" in capsys.readouterr().err
+    assert (
+        "another run: --sample: 25 there, other 25 here (seed, method or basis). " in capsys.readouterr().err
+    )
 
 
 def test_plan_of_a_sample(small: Small, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,9 @@ import stabdask as sd
 from stabdask.cli.arguments import parse_elements
 from stabdask.cli.main import main
 from stabdask.errors import StabdaskError, UsageError
+from stabdask.kernels import eig
+from stabdask.runs.options import GROUPS
+from stabdask.schema import QUANTITIES
 
 
 def job(small, *more: str, layer: str = "M_t", key: str = "state") -> list[str]:
@@ -185,12 +189,37 @@ def test_cluster_without_parameters(small, capsys, tmp_path) -> None:
     arguments[arguments.index("--field") + 1] = str(tmp_path / "fewer.zarr")
     message = refused(capsys, arguments, tmp_path)
     assert "no parameters (W_<cluster>) for 'a'" in message
-    assert "missing_cluster='skip'" in message
+    assert "missing_cluster='skip' (--missing-cluster skip)" in message
     assert "is not possible" in refused(capsys, [*arguments, "--missing-cluster", "W_z"], tmp_path)
     assert main([*arguments, "--missing-cluster", "skip", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["status_counts"]["no_model"] > 0
     assert report["n_failed"] == 0
+
+
+def test_a_cluster_key_left_out_is_said_once(small, capsys, tmp_path) -> None:
+    field = sd.HopfieldField.open(small.field)
+    clusters = dict(zip(field.clusters, field.parameters, strict=True))
+    more = sd.HopfieldField(field.genes.tolist(), {**clusters, "all": field.parameters[0]})
+    more.save(tmp_path / "more.zarr")
+    store = str(tmp_path / "out.zarr")
+    job = [
+        "run",
+        str(small.atlas),
+        "--field",
+        str(tmp_path / "more.zarr"),
+        "--layer",
+        "M_t",
+        "--store",
+        store,
+    ]
+    for arguments in ([*job, "--dry-run"], [*job, "--workers", "0", "--quiet"]):
+        assert main(arguments) == 0
+        err = capsys.readouterr().err
+        assert err.count("stabdask: warning: every cell gets the parameters of cluster 'all'") == 1
+        assert "others: '../x', 'a', 'b/c'; to use those give the column of obs with them" in err
+    assert main([*run(small), "--store", str(tmp_path / "with.zarr")]) == 0
+    assert "warning: every cell" not in capsys.readouterr().err
 
 
 def test_memory_too_small(small, capsys, tmp_path) -> None:
@@ -201,6 +230,9 @@ def test_memory_too_small(small, capsys, tmp_path) -> None:
     assert main(run(small, "--memory", "2GB")) == 0
     assert "is no size" in capsys.readouterr().err or True
     assert "is no size" in refused(capsys, run(small, "--memory", "lots"), tmp_path, 2)
+    message = refused(capsys, run(small, "--memory", "4"), tmp_path)
+    assert "a memory budget of 4 B is too small ('4' is 4 bytes: did you mean '4GB'?); the least" in message
+    assert "did you mean" not in refused(capsys, run(small, "--memory", "4MB"), tmp_path)
 
 
 def test_missing_files(small, capsys, tmp_path) -> None:
@@ -238,6 +270,63 @@ def test_a_text_file_is_no_atlas(small, capsys, tmp_path) -> None:
 )
 def test_usage_errors(small, capsys, tmp_path, more, says) -> None:
     assert says in refused(capsys, run(small, *more), tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["summry", "out.zarr"], "'field'); did you mean 'summary'? See 'stabdask --help'"),
+        (["network", "edgs"], "did you mean 'edges'? See 'stabdask network --help'"),
+        (["status", "o", "--jsn"], "arguments: --jsn; did you mean '--json'? See 'stabdask status --help'"),
+        (["field", "show", "o", "--bass=pca"], "did you mean '--basis'? See 'stabdask field show --help'"),
+        (["status", "o", "more"], "unrecognized arguments: more; see 'stabdask status --help'"),
+        (["status", "o", "--zzzzzz"], "unrecognized arguments: --zzzzzz; see 'stabdask status --help'"),
+        (["--jso", "status", "o"], "unrecognized arguments: --jso; see 'stabdask --help'"),
+    ],
+)
+def test_near_misses_of_commands_and_options(capsys, tmp_path, arguments, says) -> None:
+    message = refused(capsys, arguments, tmp_path, 2)
+    assert message.endswith(f"{says}\n")
+
+
+def test_a_misspelt_option_of_a_run(small, capsys, tmp_path) -> None:
+    message = refused(capsys, run(small, "--wrokers", "2"), tmp_path, 2)
+    assert "unrecognized arguments: --wrokers 2; did you mean '--workers'" in message
+    assert message.endswith("? See 'stabdask run --help'\n")
+
+
+def help_of(capsys, *command: str) -> str:
+    assert main([*command, "--help"]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "init"])
+def test_help_lists_what_may_be_computed(capsys, command) -> None:
+    text = help_of(capsys, command)
+    listed = set(re.findall(r"\w+", text.split("names of --quantities")[1]))
+    assert set(QUANTITIES) <= listed
+    assert set(GROUPS) <= listed
+    backends = re.findall(r"--backend NAME (.*?) --", text)[0]
+    assert {*eig._NAMES, "auto", "krylov"} <= set(re.findall(r"\w+", backends))
+    assert "--dtype {float64,float32} of the eigensolver (float64)" in text
+    assert "print numbers as JSON" in text
+
+
+@pytest.mark.parametrize("command", ["doctor", "plan", "status", "verify", "summary"])
+def test_help_says_what_a_command_does(capsys, command) -> None:
+    assert main([command, "--help"]) == 0
+    described = capsys.readouterr().out.split("\n\n")[1]
+    assert described.endswith(".")
+    assert len(described.split()) > 12
+
+
+def test_help_says_what_is_wrong_with_modules_of_others(capsys, monkeypatch) -> None:
+    def broken() -> str:
+        raise UsageError("no such module")
+
+    monkeypatch.setattr("stabdask.cli.arguments._quantities_listing", broken)
+    assert main(["run", "--help"]) == 2
+    assert capsys.readouterr().err == "stabdask: error: no such module\n"
 
 
 def test_no_command(capsys, tmp_path) -> None:
@@ -362,7 +451,8 @@ def test_export(small, finished, capsys, tmp_path) -> None:
     np.testing.assert_array_equal(adata.obs["stability_trace"], ds["trace"].values)
     assert adata.obsm["stability_eigenvalue"].dtype == np.complex128
     assert main(arguments) == 5
-    assert "exists; remove it" in capsys.readouterr().err
+    says = "exists; remove it, choose another path, or ask to overwrite (--overwrite, overwrite=True)"
+    assert says in capsys.readouterr().err
 
 
 def annotated(small) -> None:
@@ -387,7 +477,8 @@ def test_annotations_come_along(small, capsys, tmp_path) -> None:
     assert ds["X_umap"].shape == (230, 2)
     capsys.readouterr()
     message = refused(capsys, run(small, "--obs", "age"), tmp_path, 5)
-    assert "cells.annotations.X_umap is" in message
+    assert "another run: --embedding: 'X_umap' there alone; --obs: 'kind' there alone. Nothing" in message
+    assert f"repeat the run it belongs to: 'stabdask run --store {tmp_path / 'out.zarr'}'" in message
     assert main(["verify", str(tmp_path / "out.zarr")]) == 0
 
 

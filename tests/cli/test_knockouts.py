@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import anndata
@@ -42,7 +43,10 @@ def run(toggle: tuple[str, str], *options: str) -> int:
 
 def test_table(toggle: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(toggle, "--n-cells", "5") == 0
-    lines = capsys.readouterr().out.splitlines()
+    text = capsys.readouterr().out
+    for column in ("shift", "median", "predicted", "stabilized", "destabilized", "unstable", "cells"):
+        assert re.search(rf"\b{column}(, median)?: ", text), column
+    lines = text.splitlines()
     assert lines[0].split()[:5] == ["cluster", "knockout", "shift", "median", "predicted"]
     rows = [line.split() for line in lines[2:4]]
     # Without A or B the switch is gone, and C, with its -0.4, leads.

@@ -14,6 +14,7 @@ from small_atlas import make_small
 import stabdask as sd
 from stabdask.cli.common import fit_table, shorten, summary_table
 from stabdask.cli.main import main
+from stabdask.errors import StabdaskWarning
 from stabdask.files import open_group, write_array, write_names
 
 BATCHES = ("day 2", "day 10", "_x")
@@ -91,11 +92,43 @@ def test_two_labels_nest_in_json(store: Path, capsys: pytest.CaptureFixture[str]
             assert set(entry["element"]) == {"g00:g01"}
     one = json.loads(out(capsys, store, "--by", "batch", "--json", "--quantity", "trace"))
     assert set(one["day 2"]) == {
-        "n_cells", "n_failed", "failed_fraction", "unstable_fraction", "quantile_method", "trace",
+        "n_cells", "n_computed", "n_failed", "failed_fraction", "unstable_fraction", "quantile_method", "trace",
     }  # fmt: skip
     # A label whose name has a comma is one label.
     assert set(json.loads(out(capsys, store, "--by", "a,b", "--json"))) == {"u", "v"}
     assert set(json.loads(out(capsys, store, "--by", "hours", "--json"))) == {"0.0", "6.5"}
+
+
+def test_cells_still_to_be_computed_are_told_from_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = make_small(tmp_path)
+    cells = sd.open_cells(small.atlas, layer="M_t", cluster_key="state")
+    asked: dict[str, Any] = {"workers": 0, "progress": False, "partition_cells": 60}
+    path = tmp_path / "part.zarr"
+    sd.run(cells, sd.read_field(small.field), path, partitions=[1], **asked)
+    done = cells["cluster"].values[60:120]
+    for memory in ("1GB", 0):
+        with pytest.warns(StabdaskWarning, match="is not complete"):
+            table = sd.summarize(sd.open_results(path), memory=memory)
+        assert table["n_cells"].sum() == 230
+        counts = dict(zip(table["cluster"].values, table["n_computed"].values, strict=True))
+        assert counts == {label: (done == label).sum() for label in counts}
+        assert table["n_computed"].sum() == 60
+        assert table["n_failed"].sum() == 0
+    assert main(["summary", str(path), "--json"]) == 0
+    text, err = capsys.readouterr()
+    assert "is not complete: 3 of 4 partitions are missing" in err
+    assert {label: entry["n_computed"] for label, entry in json.loads(text).items()} == counts
+    assert main(["summary", str(path)]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:4] == ["cluster", "cells", "computed", "failed"]
+    assert {row.split()[0]: int(row.split()[2]) for row in rows if not row.startswith("(")} == counts
+    sd.run(cells, sd.read_field(small.field), path, **asked)
+    assert out(capsys, path).splitlines()[0].split()[:3] == ["cluster", "cells", "failed"]
+    assert {entry["n_computed"] for entry in json.loads(out(capsys, path, "--json")).values()} == {
+        entry["n_cells"] for entry in json.loads(out(capsys, path, "--json")).values()
+    }
 
 
 def test_combinations_without_cells_are_counted(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

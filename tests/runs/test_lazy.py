@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 from helpers import labels_of
 from random_atlas import RandomAtlas, count_blocks, random_atlas
+from small_rkhs import small_rkhs
 
 import stabdask as sd
 from stabdask.errors import InputError, MissingKeyError, StabdaskWarning, UsageError
@@ -414,3 +415,37 @@ def test_an_unfinished_store_is_nan_where_it_is_not_computed(tmp_path: Path) -> 
         finished = sd.open_results(tmp_path / "out.zarr")
     assert finished.attrs["complete"] is True
     assert_same(finished, whole)
+
+
+# --- a field of clusters for cells without ------------------------------------------------------------------
+
+
+def test_cells_opened_without_clusters_are_warned_of_those_that_the_field_has() -> None:
+    atlas = random_atlas(3, clusters=("all", *(f"kind {i}" for i in range(7))))
+    adata, field = atlas.adata(), atlas.field
+    cells = sd.open_cells(adata)
+    says = (
+        r"every cell gets the parameters of cluster 'all'.*others: 'kind 0', 'kind 1', 'kind 2', 'kind 3', 'kind 4' "
+        r"and 2 more; .*cluster_key= of open_cells \(--cluster-key\)"
+    )
+    for look in (sd.stability, sd.plan, sd.knockouts):
+        with pytest.warns(StabdaskWarning, match=says) as caught:
+            look(cells, field)
+        assert len(caught) == 1
+    with pytest.warns(StabdaskWarning, match=says):
+        sd.fixed_points(field, cells, n_starts=2, max_iterations=2)
+
+
+def test_there_is_no_warning_where_nothing_else_could_be_meant() -> None:
+    atlas = random_atlas(3, clusters=("all", "kind"))
+    adata = atlas.adata()
+    adata.obs["one"] = "all"
+    of_all = sd.HopfieldField(atlas.field.genes.tolist(), {"all": atlas.field.parameters[0]})
+    rkhs = small_rkhs(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sd.stability(sd.open_cells(adata, cluster_key="kind"), atlas.field)
+        sd.stability(sd.open_cells(adata, cluster_key="one"), atlas.field)
+        sd.stability(sd.open_cells(adata), of_all)
+        sd.stability(rkhs.cells(cluster_key=None), rkhs.field)
+        sd.fixed_points(atlas.field, sd.open_cells(adata), cluster="all", n_starts=2, max_iterations=2)

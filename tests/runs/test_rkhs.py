@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -411,6 +412,41 @@ def test_the_commands_take_a_field_over_axes(tmp_path: Path, capsys: pytest.Capt
     assert "4 axes of pca, lifted to 12 genes" in page
     assert "sum_m C_m exp(-beta |x - z_m|^2)" in page
     assert "Ma J., Zhao J." in page
+
+
+def test_a_plain_run_without_clusters_answers_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No variable but the code of the cluster has to do with clusters then, and no core has genes outside it."""
+    case = small_rkhs(32, n_cells=20)
+    atlas, field, store = (str(tmp_path / name) for name in ("cells.h5ad", "field.zarr", "out.zarr"))
+    case.adata().write_h5ad(atlas)
+    case.field.save(field)
+    assert main(["run", atlas, "--field", field, "--store", store, "--workers", "0", "--quiet"]) == 0
+    capsys.readouterr()
+    for command, lacking in (("drivers", "'participation_mean'"), ("rank", "means of the Jacobian")):
+        for more in ([], ["--cluster", "all"]):
+            assert main([command, store, *more]) == 3
+            message = capsys.readouterr().err
+            assert message.startswith(f"stabdask: error: the results hold no {lacking}; run with ")
+            assert "--quantities default," in message
+    for arguments in (
+        ["summary", store],
+        ["status", store],
+        ["verify", store],
+        ["export", store, "-o", str(tmp_path / "cells.csv")],
+        ["export", store, "--summary", "-o", str(tmp_path / "groups.csv")],
+        ["export", store, "--atlas", atlas, "-o", str(tmp_path / "with.h5ad"), "--eigenvalues"],
+    ):
+        assert main(arguments) == 0, arguments
+    capsys.readouterr()
+    assert main(["summary", store, "--extremes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["all"]
+    spectra = np.linalg.eigvals(case.jacobian(case.x))
+    for side, pick in (("largest", np.argmax), ("smallest", np.argmin)):
+        cell, number = divmod(int(pick(spectra.real)), spectra.shape[1])
+        assert found[side]["real"] == pytest.approx(spectra[cell, number].real, rel=1e-9)
+        assert found[f"{side}_cell"] == f"cell{cell}"
 
 
 def test_one_of_several_fields_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from stabdask.analysis.network.blocked.workers import worker_threads
 from stabdask.analysis.network.shrinkage import SHRINKAGES
 from stabdask.errors import InputError, MemoryBudgetError, UsageError, near_misses
 from stabdask.rich import Rich
-from stabdask.sizes import format_bytes, parse_memory
+from stabdask.sizes import bytes_hint, format_bytes, parse_memory
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -159,7 +159,8 @@ def plan(
     least = _least(n_genes, block_bytes, tile)
     if budget < least:
         raise MemoryBudgetError(
-            f"memory={format_bytes(budget)} is too little for {n_genes:,} genes, also in tiles; expected at least "
+            f"memory={format_bytes(budget)} is too little for {n_genes:,} genes, also in tiles{bytes_hint(memory)}; "
+            "expected at least "
             f"{math.ceil(least / 1e6) / 1e3:g}GB for each process"
         )
     free = budget - _PROCESS_BYTES
