@@ -189,10 +189,13 @@ def test_what_is_told_again_has_to_fit(small, ordinary: Path, capsys) -> None:
         assert main([*again, *more, "--partition", "2"]) == 0, more
     capsys.readouterr()
     for more, says in (
-        (["--dtype", "float32"], "options.dtype is 'float64' there and 'float32' here"),
-        (["--tolerance", "0.5"], "options.tolerance is 0.0 there and 0.5 here"),
-        (["--elements", "g00:g02"], "options.elements"),
-        (["--cluster-key", "state", "--obs", "kind=state"], "annotations"),
+        (["--dtype", "float32"], "run: --dtype: 'float64' there, 'float32' here. "),
+        (["--tolerance", "0.5"], "run: --tolerance: 0.0 there, 0.5 here. "),
+        (["--elements", "g00:g02"], "run: --elements: 'g00:g01' there alone, 'g00:g02' here alone. "),
+        (
+            ["--cluster-key", "state", "--obs", "kind=state"],
+            "run: --obs: 'kind' here alone; --obs: 'state' there alone. ",
+        ),
     ):
         assert main([*again, *more, "--partition", "2"]) == 5, more
         assert says in capsys.readouterr().err
