@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stabdask.analysis.drivers import driver_edges, has_edges
-from stabdask.errors import InputError, MissingKeyError, StoreMismatchError, UsageError, near_misses
+from stabdask.errors import (
+    OVERWRITE,
+    InputError,
+    MissingKeyError,
+    StoreMismatchError,
+    UsageError,
+    near_misses,
+)
 from stabdask.files import place_of, require_folder, write_atomically
 from stabdask.report.figures import (
     annotated,
@@ -105,7 +112,7 @@ def write_report(
     if target.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{target} is no name of a page; expected one that ends in .html")
     if target.exists() and not overwrite:
-        raise StoreMismatchError(f"{target} exists; remove it, choose another path, or ask to overwrite")
+        raise StoreMismatchError(f"{target} exists; remove it, choose another path, or {OVERWRITE}")
     require_folder(target)
     ds = open_results(store)
     spec = read_spec(store)
