@@ -21,6 +21,7 @@ __all__ = [
     "dashboard_text",
     "dashboard_url",
     "free_port",
+    "note_dashboard",
     "page_settings",
 ]
 
@@ -55,13 +56,18 @@ def page_settings(wanted: bool) -> dict[str, Any]:
     return {setting: [*others, *([] if PRELOAD in others else [PRELOAD])]}
 
 
+def note_dashboard(client: Client, wanted: bool) -> None:
+    """Note whether a cluster that was started has a dashboard: Dask gives a link in any case."""
+    client.set_metadata([METADATA, "dashboard"], wanted)
+
+
 def dashboard_url(client: Client) -> str | None:
     """Return the address of the dashboard of a client's cluster, or None if it has none.
 
     That of the live page where the scheduler has it, else that of Dask's own first page.
     """
     link = getattr(client, "dashboard_link", None)
-    if not link or ":0/" in str(link):
+    if not link or ":0/" in str(link) or not client.get_metadata([METADATA, "dashboard"], True):
         return None
     # Of a scheduler in this process Dask tells the host of its own address, which the dashboard may not listen at.
     server = getattr(getattr(getattr(client, "cluster", None), "scheduler", None), "http_server", None)

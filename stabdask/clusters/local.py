@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from stabdask.clusters.dashboard import dashboard_address, page_settings
+from stabdask.clusters.dashboard import dashboard_address, note_dashboard, page_settings
 from stabdask.clusters.security import is_loopback, temporary_security
 from stabdask.clusters.settings import SETTINGS, worker_environment
 from stabdask.errors import BackendUnavailableError, ClusterError, UsageError
@@ -129,6 +129,7 @@ def local_client(
             if adaptive is not None:
                 cluster.adapt(minimum=adaptive[0], maximum=adaptive[1])
             client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
+            note_dashboard(client, dashboard)
             yield client
 
 
@@ -232,6 +233,7 @@ def gpu_client(
         with cluster, Client(cluster, set_as_default=default) as client:
             _wait_for_workers(client, n_workers)
             client.register_plugin(_quiet_end(), name="stabdask-quiet-end")
+            note_dashboard(client, dashboard)
             if say is not None:
                 say(f"GPUs         {_names(gpus)}; one worker each; memory from {said}")
             yield client
@@ -279,12 +281,13 @@ def _listening(memory_limit: int | None, dashboard: bool, host: str = "127.0.0.1
             "worker_dashboard_address": "127.0.0.1:0",
         }
     )
-    dashboard = dashboard or not is_loopback(host)
     return {
         "threads_per_worker": 1,
         "host": host,
         **protected,
-        "dashboard_address": dashboard_address(dashboard),
+        # A scheduler serves something in any case: without a dashboard, at a port that nobody else wants.
+        "dashboard_address": dashboard_address(dashboard) or "127.0.0.1:0",
+        "scheduler_kwargs": {"dashboard": dashboard},
         "memory_limit": memory_limit if memory_limit is not None else "auto",
         "silence_logs": "ERROR",
     }

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stabdask.clusters.dashboard import dashboard_address, page_settings
+from stabdask.clusters.dashboard import dashboard_address, note_dashboard, page_settings
 from stabdask.clusters.options import ClusterRequest, parse_walltime
 from stabdask.clusters.security import security_files
 from stabdask.clusters.settings import SETTINGS, remote_environment
@@ -114,6 +114,7 @@ def slurm_client(request: ClusterRequest, say: Callable[[str], None] | None) -> 
     with security_files(shared) as security, dask.config.set(settings):
         arguments = slurm_arguments(request, security)
         with jobqueue.SLURMCluster(**arguments) as cluster, Client(cluster) as client:
+            note_dashboard(client, request.get("dashboard", True))
             _try_submission(cluster.job_script())
             # A range also where a fixed number is asked for: jobs that end are then replaced.
             cluster.adapt(minimum=least, maximum=most, interval="2s", target_duration="1s", wait_count=10)
