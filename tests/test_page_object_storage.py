@@ -16,8 +16,6 @@ import stabdask as sd
 from stabdask.cli.main import build_parser
 from stabdask.files import bucket_client, leases
 
-pytestmark = pytest.mark.pages
-
 PAGE = Path(__file__).parents[1] / "notebooks" / "object_storage.md"
 
 
