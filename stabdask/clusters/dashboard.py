@@ -36,9 +36,12 @@ _REMOTE = ("SSH_CONNECTION", "SLURM_JOB_ID")
 """Variables of processes that were started from another host."""
 
 
-def dashboard_address(wanted: bool) -> str | None:
-    """Return where a new cluster is to serve its dashboard: on loopback, at port 8787 if that is free."""
-    return f"127.0.0.1:{free_port(_PORT)}" if wanted else None
+def dashboard_address(wanted: bool) -> str:
+    """Return where a new scheduler is to serve over HTTP: on loopback, at port 8787 if that is free.
+
+    It serves something in any case: without a dashboard, at a port that nobody else wants.
+    """
+    return f"127.0.0.1:{free_port(_PORT) if wanted else 0}"
 
 
 def page_settings(wanted: bool) -> dict[str, Any]:

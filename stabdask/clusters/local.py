@@ -285,8 +285,7 @@ def _listening(memory_limit: int | None, dashboard: bool, host: str = "127.0.0.1
         "threads_per_worker": 1,
         "host": host,
         **protected,
-        # A scheduler serves something in any case: without a dashboard, at a port that nobody else wants.
-        "dashboard_address": dashboard_address(dashboard) or "127.0.0.1:0",
+        "dashboard_address": dashboard_address(dashboard),
         "scheduler_kwargs": {"dashboard": dashboard},
         "memory_limit": memory_limit if memory_limit is not None else "auto",
         "silence_logs": "ERROR",

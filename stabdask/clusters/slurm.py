@@ -54,11 +54,7 @@ def slurm_arguments(request: ClusterRequest, security: Any) -> dict[str, Any]:
     ends, stagger = lifetime(walltime)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in remote_environment().items()]
     shows = request.get("dashboard", True)
-    # Without a dashboard too something is served over HTTP.
-    scheduler: dict[str, Any] = {
-        "dashboard": shows,
-        "dashboard_address": dashboard_address(shows) or "127.0.0.1:0",
-    }
+    scheduler: dict[str, Any] = {"dashboard": shows, "dashboard_address": dashboard_address(shows)}
     if request.get("host"):
         scheduler["host"] = request.get("host")
     arguments = {
