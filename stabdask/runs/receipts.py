@@ -33,6 +33,7 @@ __all__ = [
     "is_locked",
     "make_receipt_folder",
     "mend_receipt_folder",
+    "package_version",
     "read_receipts",
     "receipt_folder",
     "receipt_names",
@@ -42,6 +43,9 @@ __all__ = [
     "total_status",
     "write_receipt",
 ]
+
+package_version = cache(version)
+"""Give the version of an installed package by its name; each takes a parse of the package's metadata."""
 
 _FOLDER = "receipts"
 _RECEIPT = re.compile(r"[0-9].*\.json")
@@ -126,14 +130,9 @@ class Receipt:
         """
         values: dict[str, Any] = json.loads(data)
         values["status_counts"] = {int(code): n for code, n in values["status_counts"].items()}
-        if dict(values.get("versions", {})).get("stabdask") != _own_version():
+        if dict(values.get("versions", {})).get("stabdask") != package_version("stabdask"):
             values = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
         return cls(**values)
-
-
-@cache
-def _own_version() -> str:
-    return version("stabdask")
 
 
 def has_receipts(store: str | Path | Place) -> bool:

@@ -10,8 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
-from importlib.metadata import version
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +35,7 @@ from stabdask.files import (
 from stabdask.runs.annotations import cluster_colors, write_annotations
 from stabdask.runs.job import Job, RunSpec, spec_fingerprint
 from stabdask.runs.parameters import parameter_dims, parameter_values, result_names
-from stabdask.runs.receipts import has_receipts, make_receipt_folder
+from stabdask.runs.receipts import has_receipts, make_receipt_folder, package_version
 from stabdask.runs.shapes import output_shapes
 from stabdask.runs.sizing import chunk_cells
 from stabdask.schema import FORMAT_VERSION, VARIABLES
@@ -67,13 +66,12 @@ _WRITERS = 3
 """Arrays of a partition written at a time: most are small, and wait for Zarr's threads and for the disk."""
 _BUCKET_WRITERS = 16
 """The same in a bucket, where each waits for its answer."""
-_version = cache(version)  # each takes a parse of the package's metadata
 _PACKAGES = ("stabdask", "numpy", "scipy", "dask", "distributed", "zarr", "anndata", "xarray")
 
 
 def package_versions() -> dict[str, str]:
     """Return the versions of what the results depend on."""
-    return {name: _version(name) for name in _PACKAGES}
+    return {name: package_version(name) for name in _PACKAGES}
 
 
 def field_path(store: str | Path | Place) -> Place:
